@@ -1,0 +1,22 @@
+"""Assessment: what a posterior predicts, how good that is, and what the point estimate costs."""
+
+from jaxmap.assess.predictive import Predictive
+from jaxmap.assess.predict import predict
+from jaxmap.assess.score import score
+from jaxmap.assess.diagnostics import Fidelity, fidelity, function_rhat
+from jaxmap.assess.records import Record, RecordFolder
+from jaxmap.assess.comparison import Comparison
+from jaxmap.assess.compare import compare
+
+__all__ = [
+    "Comparison",
+    "Fidelity",
+    "Predictive",
+    "Record",
+    "RecordFolder",
+    "compare",
+    "fidelity",
+    "function_rhat",
+    "predict",
+    "score",
+]

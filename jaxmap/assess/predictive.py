@@ -1,0 +1,277 @@
+"""Predictive: a weighted mixture of observation distributions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+
+from jaxmap.data import check_data
+from jaxmap.model import class_probabilities, gaussian_parts, marginal
+from jaxmap.trees import float_dtype, precision_scope
+from jaxmap.types import Key
+
+MEMBERS_AT_A_TIME = 64
+BISECTIONS = 60
+FALLBACK_DRAWS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Predictive:
+    """p(y | x) = sum over members of weight * p(y | x, member), for n new inputs.
+
+    Numbers are numpy arrays in the units of y. `epistemic` is what more data would remove: the variance of the
+    members' means; `aleatoric` is the mean of their variances; `variance` is the sum of both. For classes the three
+    are those of the indicator of each class, (n, classes).
+
+    Attributes:
+        emission: member -> distribution of y, batch shape (n,).
+        members: a tree whose arrays lead with the S members.
+        log_weights: (S,), summing to one in exp.
+        key: for the few quantities that need random numbers.
+        chains: how many Markov chains the members come from, chain after chain; 1 otherwise.
+    """
+
+    emission: Callable[[Any], Any] = field(repr=False)
+    members: Any = field(repr=False)
+    log_weights: np.ndarray = field(repr=False)
+    key: Key = field(repr=False)
+    chains: int = 1
+
+    @property
+    def size(self) -> int:
+        """S, the number of members."""
+        return len(self.log_weights)
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the members."""
+        return float_dtype(self.members)
+
+    @cached_property
+    def kind(self) -> str:
+        """What y is: "classes", "counts" or "real"."""
+        distribution = self._first()
+        if class_probabilities(distribution) is not None:
+            return "classes"
+        return "counts" if distribution.support.is_discrete else "real"
+
+    @cached_property
+    def member_means(self) -> np.ndarray:
+        """E[y | member], (S, n, ...); class probabilities (S, n, classes) for classes."""
+        return self._map(_mean)
+
+    @cached_property
+    def probs(self) -> np.ndarray:
+        """P(y = class), (n, classes).
+
+        Raises:
+            ValueError: y is not a class.
+        """
+        if self.kind != "classes":
+            raise ValueError("Expected classes for `probs`; this predictive is over numbers. Use `mean`.")
+        return self._average(self.member_means)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """E[y], (n, ...); P(y = 1) for binary classes.
+
+        Raises:
+            ValueError: y is one of several classes, which have no mean.
+        """
+        if self.kind != "classes":
+            return self._average(self.member_means)
+        if self.probs.shape[-1] > 2:
+            raise ValueError("Expected numbers for `mean`; this predictive is over classes. Use `probs`.")
+        return self.probs[..., 1]
+
+    @property
+    def epistemic(self) -> np.ndarray:
+        """The variance of the members' means."""
+        centered = self.member_means - self._average(self.member_means)[None]
+        return self._average(centered**2)
+
+    @property
+    def aleatoric(self) -> np.ndarray:
+        """The mean of the members' variances."""
+        return self._average(self._map(_variance))
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Epistemic plus aleatoric."""
+        return self.epistemic + self.aleatoric
+
+    def log_prob(self, y: Any) -> np.ndarray:
+        """Log p(y_i | x_i) per example, nats, (n,).
+
+        Raises:
+            ValueError: y of another shape, not finite, or outside the support.
+        """
+        y = self._checked(y)
+        each = self._map(lambda d: d.log_prob(y))
+        return np.asarray(logsumexp(each + self.log_weights[:, None], axis=0), np.float64)
+
+    def cdf(self, y: Any) -> np.ndarray:
+        """P(Y_i <= y_i) per entry."""
+        with precision_scope(self.dtype):
+            y = jnp.asarray(y, self.dtype)
+            if self.kind == "classes":
+                return np.asarray(np.take_along_axis(self.probs.cumsum(-1), np.asarray(y, int)[..., None], -1)[..., 0])
+            return self._cdf(y)
+
+    def quantile(self, q: float | np.ndarray) -> np.ndarray:
+        """The smallest y with cdf(y) >= q, per entry.
+
+        Args:
+            q: a probability in (0, 1), or k of them.
+
+        Returns:
+            quantiles: (n, ...), or (k, n, ...).
+
+        Raises:
+            ValueError: q outside (0, 1).
+        """
+        levels = np.atleast_1d(np.asarray(q, float))
+        if not np.all((levels > 0) & (levels < 1)):
+            raise ValueError(f"Expected quantile levels between 0 and 1; got {q}.")
+        found = np.stack([self._quantile(float(level)) for level in levels])
+        return found[0] if np.ndim(q) == 0 else found
+
+    def sample(self, key: Key, n: int) -> np.ndarray:
+        """Draw n values of y for every input, (n, number of inputs, ...)."""
+        choose, within = jax.random.split(key)
+        picks = jax.random.categorical(choose, jnp.asarray(self.log_weights), shape=(n,))
+        keys = jax.random.split(within, n)
+        with precision_scope(self.dtype):
+            chosen = jax.tree.map(lambda leaf: jnp.asarray(leaf)[picks], self.members)
+            draw = jax.jit(lambda args: self.emission(args[0]).sample(args[1]))
+            return np.asarray(jax.lax.map(draw, (chosen, keys), batch_size=MEMBERS_AT_A_TIME))
+
+    def halves(self) -> tuple["Predictive", "Predictive"]:
+        """The first and the second half of the members, weights renewed: two looks at one posterior."""
+        middle = self.size // 2
+        parts = (slice(None, middle), slice(middle, None))
+        return tuple(  # type: ignore[return-value]
+            Predictive(
+                self.emission,
+                jax.tree.map(lambda leaf, p=part: leaf[p], self.members),
+                self.log_weights[part] - np.logaddexp.reduce(self.log_weights[part]),
+                jax.random.fold_in(self.key, i),
+            )
+            for i, part in enumerate(parts)
+        )
+
+    def gaussian_members(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(locs, scales) of the members, each (S, n, ...), where y is Gaussian given a member."""
+        if gaussian_parts(self._first()) is None:
+            return None
+        return self._map(lambda d: gaussian_parts(d)[0]), self._map(lambda d: gaussian_parts(d)[1])  # type: ignore[index]
+
+    def _first(self) -> Any:
+        with precision_scope(self.dtype):
+            return self.emission(jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), self.members))
+
+    def _map(self, function: Callable[[Any], Any]) -> np.ndarray:
+        """function(distribution) for every member, stacked, in bounded memory, as float64."""
+        with precision_scope(self.dtype):
+            each = jax.jit(
+                lambda members: jax.lax.map(
+                    lambda member: function(self.emission(member)),
+                    members,
+                    batch_size=min(self.size, MEMBERS_AT_A_TIME),
+                )
+            )
+            return np.asarray(each(jax.tree.map(jnp.asarray, self.members)), np.float64)
+
+    def _average(self, values: np.ndarray) -> np.ndarray:
+        return np.tensordot(np.exp(self.log_weights), values, 1)
+
+    def _checked(self, y: Any) -> Any:
+        with precision_scope(self.dtype):
+            y = check_data(y, name="y", dtype=self.dtype)
+            expected = self._first().shape()
+            if jnp.shape(y) != expected:
+                remedy = "Squeeze y." if jnp.shape(y) == (*expected, 1) else "Give one y per input."
+                raise ValueError(f"Expected y with shape {expected}; got {jnp.shape(y)}. {remedy}")
+            if not bool(jnp.all(self._first().support(y))):
+                raise ValueError("Expected y inside the support of its distribution; got values outside.")
+            return y
+
+    @cached_property
+    def _has_cdf(self) -> bool:
+        try:
+            shape = jnp.shape(self._first().mean)
+            jax.eval_shape(lambda y: marginal(self._first()).cdf(y), jnp.zeros(shape))
+        except NotImplementedError:
+            return False
+        return True
+
+    @cached_property
+    def _mixture_cdf(self) -> Callable[[Any, Any], Any]:
+        """Y -> the weighted cdf, one compiled program for all bisections."""
+
+        def cdf(y: Any, members: Any) -> Any:
+            def add(total: Any, part: Any) -> Any:
+                member, weight = part
+                return total + weight * marginal(self.emission(member)).cdf(y), None
+
+            weights = jnp.exp(jnp.asarray(self.log_weights, self.dtype))
+            return jax.lax.scan(add, jnp.zeros_like(y), (members, weights))[0]
+
+        return jax.jit(cdf)
+
+    def _cdf(self, y: Any) -> np.ndarray:
+        if not self._has_cdf:
+            return np.mean(self._fallback_draws <= np.asarray(y)[None], axis=0)
+        return np.asarray(self._mixture_cdf(y, jax.tree.map(jnp.asarray, self.members)), np.float64)
+
+    @cached_property
+    def _fallback_draws(self) -> np.ndarray:
+        return self.sample(self.key, FALLBACK_DRAWS)
+
+    def _quantile(self, level: float) -> np.ndarray:
+        if self.kind == "classes":
+            return np.argmax(self.probs.cumsum(-1) >= level, axis=-1)
+        if not self._has_cdf:
+            return np.quantile(self._fallback_draws, level, axis=0, method="inverted_cdf")
+        with precision_scope(self.dtype):
+            low, high = self._bracket(level)
+            step = 1.0 if self.kind == "counts" else 0.0
+            for _ in range(BISECTIONS):
+                middle = np.floor((low + high) / 2) if step else (low + high) / 2
+                below = self._cdf(jnp.asarray(middle, self.dtype)) < level
+                low, high = np.where(below, middle, low), np.where(below, high, middle)
+                if np.all(high - low <= max(step, 0.0)) or np.all((middle == low) & (middle == high)):
+                    break
+            return high
+
+    def _bracket(self, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """Points below and above the quantile, found by doubling away from the mean."""
+        center = np.nan_to_num(self.mean) if not np.all(np.isfinite(self.mean)) else self.mean
+        spread = self.variance
+        width = np.sqrt(np.where(np.isfinite(spread) & (spread > 0), spread, 1.0))
+        low, high = np.floor(center - width), np.ceil(center + width)
+        if self.kind == "counts":
+            low = np.full_like(center, -1.0)
+        for _ in range(BISECTIONS):
+            too_high = self._cdf(jnp.asarray(low, self.dtype)) >= level
+            too_low = self._cdf(jnp.asarray(high, self.dtype)) < level
+            if not (too_high.any() or too_low.any()):
+                break
+            width = width * 2
+            low, high = np.where(too_high, low - width, low), np.where(too_low, high + width, high)
+        return low, high
+
+
+def _mean(distribution: Any) -> Any:
+    probabilities = class_probabilities(distribution)
+    return distribution.mean if probabilities is None else probabilities
+
+
+def _variance(distribution: Any) -> Any:
+    probabilities = class_probabilities(distribution)
+    return distribution.variance if probabilities is None else probabilities * (1 - probabilities)

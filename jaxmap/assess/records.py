@@ -1,0 +1,105 @@
+"""Records: what one method scored on one split with one seed, as one file written at once."""
+
+import json
+import os
+import re
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One cell of a comparison.
+
+    Attributes:
+        split, seed, method: which cell; `method` is the row's name.
+        identity: what the numbers depend on: model, data, method and versions.
+        scores: by name.
+        info: of the fit, as plain values.
+        arrays: of the predictions, for figures and fidelity: y, log_prob, and quantiles and pit or probs, and the
+            two halves `view_a`, `view_b`.
+    """
+
+    split: int
+    seed: int
+    method: str
+    identity: dict[str, str]
+    scores: dict[str, float]
+    info: dict[str, Any]
+    arrays: dict[str, np.ndarray] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The record's file name without its ending."""
+        safe = re.sub(r"[^A-Za-z0-9_.-]+", "_", self.method)
+        return f"split{self.split}-seed{self.seed}-{safe}"
+
+
+class RecordFolder:
+    """A folder of records; each is one safetensors file whose header holds the JSON.
+
+    Args:
+        folder: made if absent.
+
+    Raises:
+        ValueError: the path is a file.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"Expected a folder for records; got the file {self.folder}. Name another.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, record: Record) -> None:
+        """Write a record atomically: under a temporary name, flushed, then renamed."""
+        header = asdict(record)
+        header.pop("arrays")
+        arrays = {name: np.ascontiguousarray(value) for name, value in record.arrays.items()}
+        handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
+        os.close(handle)
+        try:
+            save_file(arrays, temporary, metadata={"record": json.dumps(header)})
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, self.folder / f"{record.name}.safetensors")
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    def read(self, blank: Record) -> Record | None:
+        """Take up the record of a cell, None where there is none.
+
+        Args:
+            blank: a record with the cell's names and identity.
+
+        Raises:
+            ValueError: the file is damaged, or of another model, data, method or version; names the difference.
+        """
+        path = self.folder / f"{blank.name}.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="numpy") as file:
+                header = json.loads((file.metadata() or {})["record"])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"Expected a whole record in {path.name}; it cannot be read ({error}). Delete it to compute it anew."
+            ) from error
+        differs = [
+            f"{key} was {header['identity'].get(key)!r}, now {value!r}"
+            for key, value in blank.identity.items()
+            if header["identity"].get(key) != value
+        ]
+        if differs or header["method"] != blank.method:
+            raise ValueError(
+                f"Expected {path.name} to be of this comparison; {'; '.join(differs) or 'another row has its name'}. "
+                "Use another folder, or delete the record."
+            )
+        return Record(**header, arrays=arrays)

@@ -1,0 +1,84 @@
+"""The generalised Gauss-Newton matrix."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from jaxmap.curvature.examples import sum_over_examples
+from jaxmap.model import information
+from jaxmap.types import Data
+
+JACOBIAN_NUMBERS = 2**23
+"""How many numbers of per-example Jacobians are held at a time."""
+
+
+def ggn(
+    outputs: Callable[[Any, Any], tuple[Any, Any]],
+    emission: Callable[[Any, Any], Any],
+    z: Any,
+    data: Data,
+) -> Float[Array, "p p"]:
+    """Sum J' L J over the examples: the curvature of the negative log-likelihood with the network linearised.
+
+    J is the Jacobian of u = (network outputs, learned likelihood parameters) with respect to z, L the Fisher
+    information of y in u. For a Gaussian mean, logits and log rates L is also the exact Hessian in u, whatever y.
+    Families without a closed form use the Hessian in u at the observed y, its negative eigenvalues set to zero.
+
+    Args:
+        outputs: (z, x) -> (network outputs (n, ...), learned likelihood parameters).
+        emission: the two -> distribution of y.
+        z: where, p numbers.
+        data: (x, y).
+
+    Returns:
+        matrix: positive semi-definite, in ravel order.
+    """
+    flat, unravel = ravel_pytree(z)
+
+    def one(v: Float[Array, " p"], x: Any) -> Array:
+        made, values = outputs(unravel(v), jax.tree.map(lambda leaf: leaf[None], x))
+        return jnp.concatenate([ravel_pytree(made)[0], ravel_pytree(values)[0].astype(made.dtype)])
+
+    def shaped(v: Float[Array, " p"], x: Any) -> tuple[Any, Any]:
+        return outputs(unravel(v), jax.tree.map(lambda leaf: leaf[None], x))
+
+    def part(batch: Data, weights: Float[Array, " chunk"]) -> Float[Array, "p p"]:
+        x, y = batch
+        jacobian = jax.vmap(lambda example: jax.jacrev(one)(flat, example))(x)
+        middle = jax.vmap(lambda example, target: _output_curvature(emission, *shaped(flat, example), target))(x, y)
+        left = jnp.einsum("nkp,nkl,n->lpn", jacobian, middle, weights.astype(flat.dtype))
+        return jnp.einsum("lpn,nlq->pq", left, jacobian)
+
+    width = jax.eval_shape(one, flat, jax.tree.map(lambda leaf: leaf[0], data[0])).size
+    chunk = max(1, JACOBIAN_NUMBERS // (width * flat.size))
+    total = sum_over_examples(part, data, chunk)
+    return (total + total.T) / 2
+
+
+def ggn_kind(emission: Callable[[Any, Any], Any], made: Any, values: Any) -> str:
+    """Say which curvature of the outputs `ggn` uses for this likelihood."""
+    if information(emission(made, values)) is None:
+        return "the Hessian in the outputs, negative eigenvalues set to zero"
+    return "the Fisher information of the outputs"
+
+
+def _output_curvature(emission: Callable[[Any, Any], Any], made: Any, values: Any, y: Any) -> Array:
+    """The curvature L of -log p(y | u) for one example, shape (k, k), k the size of u."""
+    u, unravel = ravel_pytree((made, values))
+
+    def coordinates(u: Array) -> Array:
+        return information(emission(*unravel(u))).theta  # type: ignore[union-attr]
+
+    known = information(emission(made, values))
+    if known is not None:
+        chain = jax.jacfwd(coordinates)(u)
+        chain = chain.reshape(-1, chain.shape[-2], u.size)
+        middle = jnp.broadcast_to(known.information, (*known.theta.shape, known.theta.shape[-1]))
+        return jnp.einsum("ekp,ekl,elq->pq", chain, middle.reshape(-1, *middle.shape[-2:]), chain)
+    exact = jax.hessian(lambda u: -jnp.sum(emission(*unravel(u)).log_prob(y[None])))(u)
+    values_, vectors = jnp.linalg.eigh(exact)
+    return (vectors * jnp.maximum(values_, 0.0)[None]) @ vectors.T

@@ -1,0 +1,20 @@
+"""Data: arrays in memory, split, standardised, batched; real data sets that ship with the package."""
+
+from jaxmap.data.arrays import check_data, fingerprint, num_examples, split, take_examples
+from jaxmap.data.standardize import Scaling, standardize
+from jaxmap.data.batches import BatchPlan
+from jaxmap.data.bundled import Dataset, datasets, load_dataset
+
+__all__ = [
+    "BatchPlan",
+    "Dataset",
+    "Scaling",
+    "check_data",
+    "datasets",
+    "fingerprint",
+    "load_dataset",
+    "num_examples",
+    "split",
+    "standardize",
+    "take_examples",
+]

@@ -1,0 +1,117 @@
+"""Arrays in memory: a pytree whose arrays share the leading axis n."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmap.trees import cast_floats, named_leaves
+from jaxmap.types import Data, Key
+
+
+def num_examples(data: Data) -> int:
+    """Count the examples: the length of the leading axis, or 1 where `data` is None."""
+    leaves = jax.tree.leaves(data)
+    return len(leaves[0]) if leaves else 1
+
+
+def check_data(data: Data, *, name: str = "data", dtype: Any = None) -> Data:
+    """Refuse data that no model can mean, and bring the rest to the device.
+
+    Args:
+        data: pytree of arrays with a common leading axis n >= 1, or None.
+        name: what to call it in messages.
+        dtype: floating dtype to compute in; integers and booleans keep theirs.
+
+    Returns:
+        data: the same tree as jax arrays.
+
+    Raises:
+        ValueError: no examples, lengths that differ, NaN or infinity, naming the leaf and the rows.
+        TypeError: a leaf that is not a numeric array.
+    """
+    lengths = {}
+    for path, leaf in named_leaves(data):
+        where = _where(name, path)
+        array = _numeric(leaf, where)
+        if array.ndim == 0:
+            raise ValueError(
+                f"Expected {where} to be an array with a leading axis of examples; got a scalar. "
+                "Put constants into the closure of the model."
+            )
+        lengths[where] = len(array)
+        _refuse_non_finite(array, where)
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{where} has {length}" for where, length in lengths.items())
+        raise ValueError(
+            f"Expected {name} arrays that share the leading axis of examples; got different lengths: {listed}."
+        )
+    if lengths and not all(lengths.values()):
+        raise ValueError(f"Expected {name} with at least one example; got none. Check the filter that made it.")
+    arrays = jax.tree.map(jnp.asarray, data)
+    return arrays if dtype is None else cast_floats(arrays, dtype)
+
+
+def take_examples(data: Data, rows: Any) -> Data:
+    """Select examples by row number from every array."""
+    return jax.tree.map(lambda leaf: leaf[rows], data)
+
+
+def split(key: Key, data: Data, test: float | int = 0.1) -> tuple[Data, Data]:
+    """Split into (train, test) at random.
+
+    Args:
+        key: decides which rows are tested.
+        data: pytree of arrays with a common leading axis.
+        test: a share in (0, 1), or a number of rows.
+
+    Returns:
+        train, test: trees like `data`, rows in their old order.
+
+    Raises:
+        ValueError: one side would be empty.
+    """
+    n = num_examples(data)
+    rows = round(test * n) if isinstance(test, float) else test
+    if not 0 < rows < n:
+        raise ValueError(f"Expected a test share that leaves rows on both sides of {n}; got {test!r}.")
+    order = np.asarray(jax.random.permutation(key, n))
+    return take_examples(data, np.sort(order[rows:])), take_examples(data, np.sort(order[:rows]))
+
+
+def fingerprint(data: Data) -> str:
+    """Name data by its content: 16 hex digits of SHA-256 over paths, shapes, dtypes and bytes."""
+    digest = hashlib.sha256()
+    for path, leaf in named_leaves(data):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{path}|{array.shape}|{array.dtype}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _where(name: str, path: str) -> str:
+    """Call the leaves of a supervised pair x and y, others by their path."""
+    pair = {"0": "x", "1": "y"}
+    return pair.get(path, f"{name}[{path!r}]" if path else name)
+
+
+def _numeric(leaf: Any, where: str) -> np.ndarray:
+    array = np.asarray(leaf)
+    if array.dtype.kind not in "fiubV":  # V: bfloat16 and its kin
+        raise TypeError(f"Expected {where} to be a numeric array; got dtype {array.dtype}. Encode text as numbers.")
+    return array
+
+
+def _refuse_non_finite(array: np.ndarray, where: str) -> None:
+    if array.dtype.kind not in "fV":
+        return
+    bad = ~np.isfinite(array.astype(np.float64) if array.dtype.kind == "V" else array)
+    if bad.any():
+        rows: Sequence[int] = np.unique(np.nonzero(bad)[0])[:5].tolist()
+        raise ValueError(
+            f"Expected finite numbers in {where}; got {int(bad.sum())} NaN or infinite, first in rows {rows}. "
+            "Drop or impute them."
+        )

@@ -1,0 +1,75 @@
+"""Minibatches: an epoch as a function of (key, epoch)."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxmap.types import Key
+
+
+class BatchRows(NamedTuple):
+    """The rows of one batch, padded to a fixed length; padding has weight zero."""
+
+    rows: Int[Array, "*epochs batches size"]
+    weights: Float[Array, "*epochs batches size"]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How n examples are dealt into batches.
+
+    An epoch is a permutation dealt into ceil(n / batch_size) batches whose sizes differ by at most one, so that
+    no ragged last batch gives a few examples a large weight. Nothing is dropped; the shorter batches are padded
+    with one row of weight zero.
+
+    Attributes:
+        num_examples: n.
+        batch_size: the largest number of examples in a batch.
+    """
+
+    num_examples: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.batch_size, int) and 1 <= self.batch_size <= self.num_examples):
+            raise ValueError(
+                f"Expected batch_size between 1 and the {self.num_examples} examples; got {self.batch_size!r}. "
+                "Leave it out for full batches."
+            )
+
+    @property
+    def batches(self) -> int:
+        """Steps per epoch."""
+        return -(-self.num_examples // self.batch_size)
+
+    @property
+    def size(self) -> int:
+        """Rows per batch, padding included."""
+        return -(-self.num_examples // self.batches)
+
+    @property
+    def ragged(self) -> bool:
+        """True where some batches carry a padded row."""
+        return self.batches * self.size != self.num_examples
+
+    def epoch(self, key: Key, epoch: Int[Array, ""]) -> BatchRows:
+        """Deal one epoch.
+
+        Args:
+            key: the run's data key.
+            epoch: number of the epoch, from 0.
+
+        Returns:
+            batches: rows and weights of shape (batches, size).
+        """
+        order = jax.random.permutation(jax.random.fold_in(key, epoch), self.num_examples)
+        full = self.num_examples - self.batches * (self.size - 1)  # batches without padding
+        head, tail = order[: full * self.size], order[full * self.size :]
+        tail = jnp.pad(tail.reshape(self.batches - full, self.size - 1), ((0, 0), (0, 1)))
+        rows = jnp.concatenate([head.reshape(full, self.size), tail])
+        last = (jnp.arange(self.batches) < full).astype(jnp.float32)
+        weights = jnp.concatenate([jnp.ones((self.batches, self.size - 1)), last[:, None]], axis=1)
+        return BatchRows(rows, weights)

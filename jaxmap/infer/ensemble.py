@@ -1,0 +1,73 @@
+"""Ensembles: independent fits of one method, as a mixture."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxmap.infer.nuts import NUTS
+from jaxmap.infer.point import MAP, check_counts, describe
+from jaxmap.infer.posteriors import Draws, MixturePosterior
+from jaxmap.infer.problem import Problem, library_versions, multiply
+from jaxmap.types import FitError, Info, Method, Seeds, Status
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Independent fits from independent starts, equally weighted.
+
+    `Ensemble(MAP())` is a deep ensemble, computed in one program; `Ensemble(Laplace())` a mixture of Gaussians;
+    `Ensemble(NUTS())` runs `of.chains` chains from each member's mode.
+
+    Args:
+        of: the method of a member.
+        members: how many. A member that diverges is left out and counted.
+    """
+
+    of: Method = MAP()
+    members: int = 8
+
+    def __post_init__(self) -> None:
+        check_counts(members=self.members)
+        if not hasattr(self.of, "run"):
+            raise TypeError(f"Expected a method as `of`; got {self.of!r}. Write jm.Ensemble(jm.MAP()).")
+
+    def run(self, problem: Problem, seeds: Seeds) -> list[Any]:
+        """Fit all members of all seeds; member 0 gets the seed's key, member k fold_in(key, k)."""
+        return list(problem.solve(self._member(), multiply(seeds, self.members)))
+
+    def _member(self) -> Method:
+        """A NUTS member starts at its own mode, so that the ensemble visits different ones."""
+        if isinstance(self.of, NUTS) and self.of.start is None:
+            return self.of.starting_at(MAP(space="unconstrained"))
+        return self.of
+
+    def finish(self, problem: Problem, runs: list[Any], index: int) -> MixturePosterior:
+        """Gather one seed's members.
+
+        Raises:
+            FitError: every member diverged.
+        """
+        results = runs[index * self.members : (index + 1) * self.members]
+        alive = [member for member in results if not isinstance(member, FitError)]
+        if not alive:
+            raise results[0]
+        lost = len(results) - len(alive)
+        statuses = tuple(Status.DIVERGED if isinstance(m, FitError) else m.info.status for m in results)
+        notes = [f"{lost} of {self.members} members diverged and were left out."] if lost else []
+        if any(isinstance(member, Draws) for member in alive):
+            notes.append("Draws of chains in different modes are pooled; their number is not the weight of a mode.")
+        common = Counter(statuses).most_common(1)[0][0]
+        info = Info(
+            status=common if len(set(statuses)) == 1 else max(statuses, key=lambda s: s is not Status.CONVERGED),
+            method=describe(self),
+            solver=alive[0].info.solver,
+            target=f"mixture of {len(alive)}: {alive[0].info.target}",
+            num_gradients=sum(member.info.num_gradients for member in alive),
+            seconds=sum(member.info.seconds for member in alive),
+            members=statuses,
+            notes=tuple(notes),
+            versions=library_versions(),
+        )
+        return MixturePosterior(tuple(alive), np.full(len(alive), -np.log(len(alive))), info)

@@ -1,0 +1,61 @@
+"""fit(): the verb."""
+
+from typing import Any
+
+from jaxmap.infer.point import MAP
+from jaxmap.infer.problem import Problem, computing_dtype, named_key, seeds_of
+from jaxmap.model import Model
+from jaxmap.trees import has_tracers, precision_scope
+from jaxmap.types import Data, FitError, Key, Method
+
+
+def fit(
+    key: Key,
+    model: Model,
+    data: Data,
+    method: Method = MAP(),
+    *,
+    precision: str | None = None,
+    progress: bool | None = None,
+) -> Any:
+    """Fit a model to data by a method.
+
+    Args:
+        key: a key of jax.random; equal keys give equal results on the same machine.
+        model: a `jm.Model`.
+        data: a pytree whose arrays share the leading axis n, (x, y) for supervised models, None for
+            `jm.from_log_density`.
+        method: `jm.MLE()`, `jm.MAP()`, `jm.Given(params)`, `jm.Laplace()`, `jm.Ensemble()`, `jm.NUTS()`.
+        precision: "float64" or "float32", for this fit alone; None: the dtype of the model's `init`.
+        progress: show progress bars; None: where standard error is a terminal.
+
+    Returns:
+        posterior: a `Point`, `GaussianPosterior`, `Draws` or `MixturePosterior`; read `posterior.info`.
+
+    Raises:
+        TypeError, ValueError: bad input, in words.
+        FitError: the fit has no result (everything diverged); carries the last finite parameters.
+    """
+    if has_tracers(data):
+        raise TypeError("Expected jm.fit to run on the host; got traced data (inside jit or vmap). Use jm.Ensemble.")
+    if not hasattr(method, "run"):
+        hint = f" Write jm.{method.__name__}()." if isinstance(method, type) else ""
+        raise TypeError(f"Expected a method such as jm.MAP(); got {method!r}.{hint}")
+    key = named_key(key, "fit")
+    if not isinstance(model, Model):
+        raise TypeError(f"Expected a jm.Model; got {type(model).__name__}. Build one with jm.supervised(...).")
+    with precision_scope(computing_dtype(model, precision)):
+        return fit_problem(key, Problem.of(model, data, precision=precision, progress=progress), method)
+
+
+def fit_problem(key: Key, problem: Problem, method: Method) -> Any:
+    """Fit a checked problem; what it has already solved is not computed again.
+
+    Raises:
+        FitError: the fit has no result.
+    """
+    with precision_scope(problem.dtype):
+        result = problem.solve(method, seeds_of(key))[0]
+    if isinstance(result, FitError):
+        raise result
+    return result

@@ -1,0 +1,221 @@
+"""Problem: a model, its data and the fits already made of them."""
+
+import time
+import zlib
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmap.data import check_data, num_examples
+from jaxmap.model import Model
+from jaxmap.trees import cast_floats, float_dtype, has_tracers, stack, take
+from jaxmap.types import Data, FitError, Key, Method, Posterior, Seeds
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What methods work on: a checked model and data on the device.
+
+    Equal methods with equal seeds are computed once (`solve`), wherever they stand in other methods.
+
+    Attributes:
+        model: the user's model.
+        data: all examples, in the computing dtype.
+        dtype: the floating dtype of parameters and data.
+        progress: show progress bars; None: where there is a terminal.
+        solved: what `solve` has computed.
+    """
+
+    model: Model
+    data: Data
+    dtype: Any
+    progress: bool | None = None
+    solved: dict[Any, list[Posterior | FitError]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, model: Model, data: Data, *, precision: str | None = None, progress: bool | None = None) -> "Problem":
+        """Check model and data together.
+
+        Raises:
+            TypeError, ValueError: in words about model or data, never from inside jax.
+        """
+        if not isinstance(model, Model):
+            raise TypeError(f"Expected a jm.Model; got {type(model).__name__}. Build one with jm.supervised(...).")
+        dtype = computing_dtype(model, precision)
+        data = check_data(data, dtype=dtype)
+        problem = cls(model, data, dtype, progress)
+        problem._check_shapes()
+        problem._check_start()
+        return problem
+
+    @property
+    def num_examples(self) -> int:
+        """N."""
+        return num_examples(self.data)
+
+    @property
+    def num_params(self) -> int:
+        """P, the number of unconstrained dimensions."""
+        shapes = jax.eval_shape(self.model.space.unconstrain, self.model.start)
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+
+    def starts(self, seeds: Seeds) -> Any:
+        """Unconstrained coordinates at which runs begin, stacked.
+
+        Rank 0 begins exactly at `init`. Others begin at `init(key)` where init is a function, else at a step from
+        it, uniform on (-2, 2) in unconstrained coordinates.
+
+        Raises:
+            ValueError: several starts are asked of a model that has one.
+        """
+        model = self.model
+        if not model.restartable and np.any(seeds.ranks > 0):
+            raise ValueError(
+                "Expected a network that can be initialised afresh, for restarts, ensembles and chains; got a module "
+                "instance with one set of values. Give jm.supervised a factory: lambda rngs: MyNetwork(rngs=rngs)."
+            )
+
+        def begin(key: Key, rank: Any) -> Any:
+            z = model.space.unconstrain(cast_floats(model.starts(key), self.dtype))
+            if callable(model.init):
+                return z
+            leaves, treedef = jax.tree.flatten(z)
+            keys = jax.random.split(key, len(leaves))
+            steps = [jax.random.uniform(k, v.shape, v.dtype, -2.0, 2.0) for k, v in zip(keys, leaves, strict=True)]
+            return treedef.unflatten([jnp.where(rank > 0, v + s, v) for v, s in zip(leaves, steps, strict=True)])
+
+        program = model.programs.setdefault(("starts", self.dtype), jax.jit(jax.vmap(begin)))
+        return program(seeds.keys, jnp.asarray(seeds.ranks))
+
+    def solve(self, source: Method | Posterior, seeds: Seeds) -> list[Posterior | FitError]:
+        """One posterior per seed, or the error that its fit ended with; an already fitted one is used as it is."""
+        if not hasattr(source, "run"):
+            return [source] * seeds.count
+        key_bytes = np.asarray(jax.random.key_data(seeds.keys)).tobytes()
+        known = (source, key_bytes, tuple(seeds.ranks))
+        if known not in self.solved:
+            self.solved[known] = self._solve(source, seeds)
+        return self.solved[known]
+
+    def _solve(self, method: Method, seeds: Seeds) -> list[Posterior | FitError]:
+        runs = method.run(self, seeds)
+        results: list[Posterior | FitError] = []
+        for index in range(seeds.count):
+            try:
+                results.append(method.finish(self, runs, index))
+            except FitError as error:
+                results.append(error)
+        return results
+
+    def _check_shapes(self) -> None:
+        try:
+            made = jax.eval_shape(self.model.log_likelihood, cast_floats(self.model.start, self.dtype), self.data)
+        except (ValueError, TypeError) as error:
+            if "Expected" in str(error):
+                raise
+            raise ValueError(f"Expected a log_likelihood that accepts this data; calling it failed: {error}") from error
+        shape, n = jnp.shape(made), self.num_examples
+        if shape != (n,):
+            remedy = "Return one value per example; do not sum." if shape == () else "Sum over everything but examples."
+            raise ValueError(f"Expected log_likelihood to return shape ({n},), one per example; got {shape}. {remedy}")
+        prior = jax.eval_shape(self.model.log_prior, self.model.start)
+        if jnp.shape(prior) != ():
+            raise ValueError(f"Expected log_prior to return a scalar; got shape {jnp.shape(prior)}. Sum it.")
+
+    def _check_start(self) -> None:
+        """Refuse targets outside the support of y and starts of density zero."""
+        params = cast_floats(self.model.start, self.dtype)
+        if self.model.observe is not None and isinstance(self.data, tuple) and len(self.data) == 2:
+            self._check_target(params)
+        values = np.asarray(self._likelihoods(params))
+        bad = np.flatnonzero(~np.isfinite(values))
+        if bad.size:
+            raise ValueError(
+                f"Expected a finite log-likelihood at the start; got {values[bad[0]]} for rows {bad[:5].tolist()}. "
+                "Check these rows, or start elsewhere."
+            )
+        prior = float(self.model.log_prior(params))
+        if not np.isfinite(prior):
+            raise ValueError(f"Expected a finite log_prior at the start; got {prior}. Start inside the support.")
+
+    def _likelihoods(self, params: Any) -> Any:
+        program = self.model.programs.setdefault("likelihoods", jax.jit(self.model.log_likelihood))
+        return program(params, self.data)
+
+    def _check_target(self, params: Any) -> None:
+        def inside(params: Any, x: Any, y: Any) -> Any:
+            return self.model.observe(params, x).support(y)  # type: ignore[misc]
+
+        x, y = self.data
+        program = self.model.programs.setdefault("inside", jax.jit(inside))
+        good = np.asarray(program(params, x, y))
+        if not good.all():
+            rows = np.flatnonzero(~good.reshape(len(good), -1).all(axis=1))
+            values = np.asarray(y)[rows[:3]].tolist()
+            raise ValueError(
+                f"Expected y inside the support of its distribution; got {values} in rows {rows[:3].tolist()}. "
+                "Count classes from 0, and choose a likelihood for this kind of target."
+            )
+
+
+def computing_dtype(model: Model, precision: str | None) -> Any:
+    """The dtype a fit computes in: that of `init`, or what `precision` says.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    if precision is None:
+        return float_dtype(model.start)
+    if precision not in ("float32", "float64"):
+        raise ValueError(f"Expected precision='float32' or 'float64'; got {precision!r}.")
+    return np.dtype(precision)
+
+
+def seeds_of(key: Key, count: int = 1, rank: int = 0) -> Seeds:
+    """The seeds of independent members: member 0 gets the key, member k fold_in(key, k)."""
+    folded = [key if k == 0 else jax.random.fold_in(key, k) for k in range(count)]
+    return Seeds(stack(folded) if count > 1 else jax.tree.map(lambda k: k[None], key), rank * count + np.arange(count))
+
+
+def multiply(seeds: Seeds, count: int) -> Seeds:
+    """`count` members for each seed, those of one seed together."""
+    parts = [seeds_of(take(seeds.keys, i), count, int(seeds.ranks[i])) for i in range(seeds.count)]
+    return Seeds(jnp.concatenate([p.keys for p in parts]), np.concatenate([p.ranks for p in parts]))
+
+
+def named_key(key: Key, verb: str) -> Key:
+    """Fold the name of a verb into the key, so that one key may serve them all.
+
+    Raises:
+        TypeError: something that is not a key of jax.random, or a traced one.
+    """
+    if has_tracers(key):
+        raise TypeError(
+            f"Expected jm.{verb} to run on the host; got a traced key (inside jit or vmap). Use jm.Ensemble."
+        )
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
+    raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == (2,)
+    if not (typed or raw):
+        raise TypeError(f"Expected a key such as jax.random.key(0) as first argument; got {key!r}.")
+    return jax.random.fold_in(key if typed else jax.random.wrap_key_data(jnp.asarray(key)), zlib.crc32(verb.encode()))
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that numbers depend on."""
+    return {name: version(name) for name in ("jaxmap", "jax", "jaxlib", "optax", "flax", "numpyro", "numpy")}
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Elapsed so far."""
+        return time.perf_counter() - self._began

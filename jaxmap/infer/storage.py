@@ -1,0 +1,9 @@
+"""Saved posteriors."""
+
+
+def save():
+    """X."""
+
+
+def load():
+    """X."""

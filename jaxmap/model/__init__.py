@@ -1,0 +1,55 @@
+"""The model: what the user writes once, and the one log density that every method sees."""
+
+from jaxmap.model.space import Space
+from jaxmap.model.losses import loss_scale
+from jaxmap.model.prior import Flat, Prior, flat
+from jaxmap.model.regularizers import weight_decay
+from jaxmap.model.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    HeteroscedasticGaussian,
+    Learned,
+    Likelihood,
+    NegativeBinomial,
+    Poisson,
+    StudentT,
+    class_probabilities,
+    gaussian,
+    gaussian_parts,
+    marginal,
+)
+from jaxmap.model.information import information
+from jaxmap.model.networks import Network, as_network
+from jaxmap.model.model import Model, from_log_density
+from jaxmap.model.supervised import supervised
+from jaxmap.model.density import Density
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Density",
+    "Flat",
+    "Gaussian",
+    "HeteroscedasticGaussian",
+    "Learned",
+    "Likelihood",
+    "Model",
+    "NegativeBinomial",
+    "Network",
+    "Poisson",
+    "Prior",
+    "Space",
+    "StudentT",
+    "as_network",
+    "class_probabilities",
+    "flat",
+    "from_log_density",
+    "gaussian",
+    "gaussian_parts",
+    "information",
+    "loss_scale",
+    "marginal",
+    "supervised",
+    "weight_decay",
+]

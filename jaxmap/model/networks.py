@@ -1,0 +1,148 @@
+"""Networks: flax nnx factories and instances, flax linen modules, pairs of pure functions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+
+from jaxmap.trees import cast_floats, float_dtype
+from jaxmap.types import Key, Params
+
+NOT_PURE = (
+    "Expected a network in evaluation mode; got {what}, which makes the output depend on more than the parameters: "
+    "not a log-probability of the parameters. {remedy}"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A pure network: `init(key) -> params` and `apply(params, x) -> outputs`.
+
+    Attributes:
+        init: makes parameters, nested dicts.
+        apply: outputs with the leading axis of x; (n, 1) comes out as (n,).
+        fresh: True where other keys give other parameters, so that restarts and ensembles are possible.
+    """
+
+    init: Callable[[Key], Params]
+    apply: Callable[[Params, Any], Any]
+    fresh: bool = True
+
+
+def as_network(network: Any, example: Any = None) -> Network:
+    """Accept every kind of network that `jm.supervised` names.
+
+    Args:
+        network: nnx factory `rngs -> Module`, nnx instance, linen module, or a pair (init, apply).
+        example: one example of x with its leading axis, `x[:1]`; linen modules need it.
+
+    Returns:
+        network: pure functions; outputs of shape (n, 1) are squeezed.
+
+    Raises:
+        TypeError: something else.
+        ValueError: active dropout or batch statistics, or a linen module without example.
+    """
+    if isinstance(network, nnx.Module):
+        pure = _from_nnx_instance(network)
+    elif isinstance(network, linen.Module):
+        pure = _from_linen(network, example)
+    elif isinstance(network, tuple) and len(network) == 2 and all(callable(part) for part in network):
+        pure = Network(*network)
+    elif callable(network):
+        pure = _from_nnx_factory(network)
+    else:
+        raise TypeError(
+            "Expected an nnx factory `lambda rngs: MLP(rngs)`, an nnx module, a linen module, or a pair "
+            f"(init, apply); got {network!r}."
+        )
+    return Network(pure.init, _squeezed(pure.apply), pure.fresh)
+
+
+def _squeezed(apply: Callable[[Params, Any], Any]) -> Callable[[Params, Any], Any]:
+    def squeezed(params: Params, x: Any) -> Any:
+        outputs = apply(params, x)
+        return outputs[:, 0] if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
+
+    return squeezed
+
+
+def _from_nnx_instance(module: nnx.Module) -> Network:
+    _refuse_training_mode(module)
+    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+    values = nnx.to_pure_dict(params)
+    return Network(lambda key: values, _nnx_apply(graphdef, rest), fresh=False)
+
+
+def _from_nnx_factory(factory: Callable[[nnx.Rngs], nnx.Module]) -> Network:
+    def make(key: Key) -> nnx.Module:
+        try:
+            module = factory(nnx.Rngs(key))
+        except TypeError as error:
+            raise TypeError(
+                f"Expected a network factory `rngs -> nnx.Module`; calling it with rngs failed: {error}. "
+                "Write `lambda rngs: MyNetwork(..., rngs=rngs)`."
+            ) from error
+        if not isinstance(module, nnx.Module):
+            raise TypeError(f"Expected the network factory to return an nnx.Module; got {type(module).__name__}.")
+        return module
+
+    module = make(jax.random.key(0))
+    _refuse_training_mode(module)
+    graphdef, _, rest = nnx.split(module, nnx.Param, ...)
+
+    def init(key: Key) -> Params:
+        return nnx.to_pure_dict(nnx.split(make(key), nnx.Param, ...)[1])
+
+    return Network(init, _nnx_apply(graphdef, rest))
+
+
+def _nnx_apply(graphdef: Any, rest: Any) -> Callable[[Params, Any], Any]:
+    def apply(params: Params, x: Any) -> Any:
+        try:
+            return nnx.merge(graphdef, params, rest)(x)
+        except flax.errors.TraceContextError as error:
+            raise ValueError(
+                NOT_PURE.format(what="a module that changes its own state", remedy="Call module.eval() first.")
+            ) from error
+
+    return apply
+
+
+def _refuse_training_mode(module: nnx.Module) -> None:
+    for path, part in nnx.iter_modules(module):
+        where = "/".join(map(str, path)) or type(part).__name__
+        if isinstance(part, nnx.Dropout) and part.rate > 0 and not part.deterministic:
+            remedy = "Build it with deterministic=True or call module.eval()."
+            raise ValueError(NOT_PURE.format(what=f"active dropout in {where!r}", remedy=remedy))
+        if isinstance(part, nnx.BatchNorm) and not part.use_running_average:
+            remedy = "Use GroupNorm or LayerNorm, or frozen statistics (use_running_average=True, module.eval())."
+            raise ValueError(NOT_PURE.format(what=f"batch statistics in training in {where!r}", remedy=remedy))
+
+
+def _from_linen(module: linen.Module, example: Any) -> Network:
+    if example is None:
+        raise ValueError("Expected example=x[:1] with a linen module, to learn its shapes; got none.")
+    example = jax.tree.map(jnp.asarray, example)
+    dropout = jax.random.key(0)
+    frozen = {k: v for k, v in module.init({"params": dropout, "dropout": dropout}, example).items() if k != "params"}
+
+    def init(key: Key) -> Params:
+        return dict(module.init(key, example)["params"])
+
+    def apply(params: Params, x: Any) -> Any:
+        return module.apply({"params": params, **cast_floats(frozen, float_dtype(params))}, x)
+
+    try:
+        jax.eval_shape(lambda: apply(init(dropout), example))
+    except flax.errors.InvalidRngError as error:
+        remedy = "Build the module with deterministic=True."
+        raise ValueError(NOT_PURE.format(what="active dropout (it asks for random numbers)", remedy=remedy)) from error
+    except flax.errors.ModifyScopeVariableError as error:
+        remedy = "Use GroupNorm or LayerNorm, or use_running_average=True."
+        raise ValueError(NOT_PURE.format(what="batch statistics in training", remedy=remedy)) from error
+    return Network(init, apply)

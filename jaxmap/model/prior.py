@@ -1,0 +1,268 @@
+"""Priors: a map from parameters to distributions."""
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpyro.distributions import Distribution, Normal, constraints
+
+from jaxmap.model.losses import loss_scale
+from jaxmap.trees import at_path, broadcast_prefix, named_leaves, paths
+from jaxmap.types import Key, Params
+
+
+class Flat:
+    """The flat prior: adds nothing to the log density, anywhere in the support. Use the instance `flat`."""
+
+    def __repr__(self) -> str:
+        return "flat"
+
+
+flat = Flat()
+
+Rule = Distribution | Flat | Callable[[Params], Distribution]
+
+
+class _Row(NamedTuple):
+    """One leaf of the parameters: its path, its rule, its value, and the path of the tree that functions see."""
+
+    path: str
+    rule: Rule
+    leaf: Any
+    root: str
+
+
+class Prior:
+    """A map from parameters to distributions, and itself the function params -> log density, shape ().
+
+    log_prior(params) = sum over leaves and their entries of log p(entry), normalising constants kept. A leaf under
+    `flat` adds zero.
+
+    Args:
+        rules: one distribution for all leaves, or a pytree prefix of the parameters whose leaves are a
+            distribution, `flat`, another Prior (for its subtree), or a function `params -> Distribution` for
+            hierarchies (its support must not depend on the parameters).
+
+    Raises:
+        ValueError: a distribution with impossible arguments (a negative scale).
+        TypeError: a rule of another kind.
+    """
+
+    def __init__(self, rules: Any):
+        self.rules = jax.tree.map(_as_rule, rules, is_leaf=_is_rule)
+        self.patterns: dict[str, Rule] | None = None
+
+    @classmethod
+    def by_path(cls, patterns: Mapping[str, Any]) -> "Prior":
+        """Choose the rule of each leaf by its path, with shell wildcards: `{"*/kernel": dist.Normal(0, 1)}`.
+
+        The pattern with the most literal characters wins; `*/kernel` also matches a `kernel` at the root.
+        """
+        prior = cls(flat)
+        prior.patterns = {pattern: _as_rule(rule) for pattern, rule in patterns.items()}
+        return prior
+
+    def __call__(self, params: Params) -> Float[Array, ""]:
+        """Sum the log density of all leaves."""
+        total = jnp.zeros((), jnp.result_type(float))
+        for row in self._rows(params):
+            distribution = _resolve(row, params)
+            if distribution is not None:
+                total = total + jnp.sum(distribution.log_prob(row.leaf))
+        return total
+
+    def support(self, params: Params) -> Params:
+        """The support of each leaf of parameters like `params`: a tree of constraints."""
+        made = [_resolve(row, params) for row in self._rows(params)]
+        supports = [constraints.real if distribution is None else distribution.support for distribution in made]
+        return jax.tree.structure(params).unflatten(supports)
+
+    def sample(self, key: Key, params: Params) -> Params:
+        """Draw parameters shaped like `params`.
+
+        A hierarchy is drawn from its roots: functions of the parameters are evaluated once more per level.
+
+        Raises:
+            ValueError: a leaf is flat, so there is nothing to draw from.
+        """
+        rows = self._rows(params)
+        leaves = [row.leaf for row in rows]
+        keys = jax.random.split(key, max(len(rows), 1))
+        levels = 1 + sum(not isinstance(row.rule, Distribution) for row in rows)
+        for _ in range(levels):
+            drawn = jax.tree.structure(params).unflatten(leaves)
+            for i, row in enumerate(rows):
+                distribution = _resolve(row, drawn)
+                if distribution is None:
+                    raise ValueError(f"Expected a proper prior to sample from; {row.path!r} is flat. Give it one.")
+                batch = jnp.shape(row.leaf)[: jnp.ndim(row.leaf) - distribution.event_dim]
+                leaves[i] = distribution.expand(batch).sample(keys[i]).astype(jnp.result_type(row.leaf))
+        return jax.tree.structure(params).unflatten(leaves)
+
+    def table(self, params: Params) -> str:
+        """Print leaf, distribution and size for parameters like `params`."""
+        rows = [(row.path, _describe(row.rule), str(int(np.prod(jnp.shape(row.leaf))))) for row in self._rows(params)]
+        rows.insert(0, ("leaf", "distribution", "size"))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows)
+
+    def as_weight_decay(
+        self,
+        *,
+        per: str = "sum",
+        num_examples: int | None = None,
+        loss: str = "nll",
+        noise_scale: float | None = None,
+    ) -> Any:
+        """Say which weight decay this Gaussian prior is: the inverse of `weight_decay`.
+
+        Returns:
+            strength: a float, or one float per rule where there are several. Zero for `flat`.
+
+        Raises:
+            ValueError: a rule that is not a zero-mean Gaussian with one scale.
+        """
+        scale = loss_scale(per, num_examples, loss, noise_scale)
+
+        def strength(rule: Any) -> Any:
+            if isinstance(rule, Prior):
+                return rule.as_weight_decay(per=per, num_examples=num_examples, loss=loss, noise_scale=noise_scale)
+            if isinstance(rule, Flat):
+                return 0.0
+            if not isinstance(rule, Normal) or np.any(np.asarray(rule.loc)) or np.size(rule.scale) != 1:
+                raise ValueError(f"Expected a zero-mean Gaussian with one scale; got {_describe(rule)}.")
+            return float(np.asarray(rule.scale).item() ** -2 / scale)
+
+        rules = self.rules if self.patterns is None else self.patterns
+        return jax.tree.map(strength, rules, is_leaf=_is_rule)
+
+    def __repr__(self) -> str:
+        if self.patterns is not None:
+            inside = ", ".join(f"{pattern!r}: {_describe(rule)}" for pattern, rule in self.patterns.items())
+            return f"Prior.by_path({{{inside}}})"
+        named = named_leaves(self.rules, is_leaf=_is_rule)
+        if len(named) == 1 and not named[0][0]:
+            return f"Prior({_describe(named[0][1])})"
+        return "Prior({" + ", ".join(f"{path!r}: {_describe(rule)}" for path, rule in named) + "})"
+
+    def _rows(self, params: Params) -> list[_Row]:
+        """Pair every leaf with its rule, in flattening order; nested priors pair the leaves of their subtree."""
+        named = named_leaves(params)
+        if self.patterns is None:
+            above = broadcast_prefix(self.rules, params, _is_rule)
+        else:
+            above = [("", rule) for rule in _match(self.patterns, paths(params))]
+        nested = {
+            f"{root}/{row.path}".strip("/"): row._replace(root=f"{root}/{row.root}".strip("/"))
+            for root, rule in dict(above).items()
+            if isinstance(rule, Prior)
+            for row in rule._rows(at_path(params, root))
+        }
+        return [
+            nested[path]._replace(path=path) if path in nested else _Row(path, rule, leaf, "")
+            for (path, leaf), (_, rule) in zip(named, above, strict=True)
+        ]
+
+
+def _match(patterns: dict[str, Rule], leaves: list[str]) -> list[Rule]:
+    chosen: list[str] = []
+    for path in leaves:
+        hits = [p for p in patterns if fnmatch.fnmatchcase(path, p) or fnmatch.fnmatchcase("/" + path, p)]
+        if not hits:
+            raise ValueError(
+                f"Expected a prior rule for every parameter; got none for {path!r}. Add a rule, or '*': jm.flat."
+            )
+        best = max(_literals(p) for p in hits)
+        winners = [p for p in hits if _literals(p) == best]
+        if len(winners) > 1:
+            raise ValueError(
+                f"Expected one prior rule for {path!r}; got a tie between {' and '.join(map(repr, winners))}. "
+                "Make one of them more specific."
+            )
+        chosen.append(winners[0])
+    idle = [
+        p for p in patterns if not any(fnmatch.fnmatchcase(q, p) or fnmatch.fnmatchcase("/" + q, p) for q in leaves)
+    ]
+    if idle:
+        raise ValueError(
+            f"Expected every prior rule to cover a parameter; got {', '.join(map(repr, idle))} that matches nothing. "
+            f"The parameters are {', '.join(leaves)}."
+        )
+    return [patterns[p] for p in chosen]
+
+
+def _literals(pattern: str) -> int:
+    return sum(character not in "*?[]" for character in pattern)
+
+
+def _is_rule(node: Any) -> bool:
+    return isinstance(node, Distribution | Flat | Prior) or callable(node)
+
+
+def _as_rule(node: Any) -> Any:
+    if isinstance(node, Prior):
+        return node.rules if node.patterns is None and _is_rule(node.rules) else node
+    if isinstance(node, Distribution):
+        check_distribution(node, "prior")
+        return node
+    if isinstance(node, Flat) or callable(node):
+        return node
+    raise TypeError(
+        f"Expected a numpyro distribution, jm.flat, or a function of the parameters as a prior rule; got {node!r}."
+    )
+
+
+def _resolve(row: _Row, params: Params) -> Distribution | None:
+    """The distribution of one leaf, None where it is flat; its shape must broadcast to the leaf's."""
+    if isinstance(row.rule, Flat):
+        return None
+    distribution = row.rule if isinstance(row.rule, Distribution) else row.rule(at_path(params, row.root))
+    if not isinstance(distribution, Distribution):
+        raise TypeError(f"Expected the prior function of {row.path!r} to return a distribution; got {distribution!r}.")
+    shape, given, event = jnp.shape(row.leaf), distribution.shape(), distribution.event_shape
+    fits = len(given) <= len(shape) and (not event or shape[-len(event) :] == event)
+    if not fits or np.broadcast_shapes(given, shape) != shape:
+        raise ValueError(
+            f"Expected a prior for {row.path!r} that broadcasts to its shape {shape}; got one of shape {given}."
+        )
+    return distribution
+
+
+def check_distribution(distribution: Distribution, where: str) -> None:
+    """Refuse concrete arguments outside their constraint, and discrete distributions.
+
+    Raises:
+        ValueError: naming the distribution, the argument and its value.
+    """
+    base = getattr(distribution, "base_dist", None)
+    if base is not None:
+        check_distribution(base, where)
+    for name, constraint in distribution.arg_constraints.items():
+        value = vars(distribution).get(name)
+        if value is None or constraint.is_discrete or any(isinstance(v, jax.core.Tracer) for v in [value]):
+            continue
+        if not bool(jnp.all(constraint(value))):
+            raise ValueError(
+                f"Expected {name} of the {where} {type(distribution).__name__} to be "
+                f"{type(constraint).__name__.lstrip('_').lower()}; got {np.asarray(value)}."
+            )
+    if distribution.support is not None and distribution.support.is_discrete and where == "prior":
+        raise ValueError(f"Expected a continuous prior; got {type(distribution).__name__}. Sum the parameter out.")
+
+
+def _describe(rule: Any) -> str:
+    if isinstance(rule, Prior):
+        return repr(rule)
+    if not isinstance(rule, Distribution):
+        return "flat" if isinstance(rule, Flat) else f"function {getattr(rule, '__name__', 'of the parameters')}"
+    values = {name: vars(rule).get(name) for name in rule.arg_constraints}
+    inside = ", ".join(
+        f"{name}={float(np.asarray(v).item()):.4g}" if np.size(v) == 1 else f"{name}={np.shape(v)}"
+        for name, v in values.items()
+        if v is not None
+    )
+    return f"{type(rule).__name__}({inside})"

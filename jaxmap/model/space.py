@@ -1,0 +1,116 @@
+"""Constrained and unconstrained coordinates of one parameter tree."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpyro.distributions import biject_to, constraints
+from numpyro.distributions.transforms import IdentityTransform, Transform
+
+from jaxmap.trees import broadcast_prefix, named_leaves, paths
+from jaxmap.types import Params
+
+
+def is_constraint(node: Any) -> bool:
+    """True for the leaves of a support tree."""
+    return isinstance(node, constraints.Constraint)
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """The map between the user's parameters and unconstrained coordinates z, leaf by leaf.
+
+    Attributes:
+        supports: one constraint per leaf, in flattening order.
+        transforms: the bijection z -> params of each leaf (`biject_to`).
+        treedef: the structure of the parameters, which is also that of z.
+    """
+
+    supports: tuple[constraints.Constraint, ...]
+    transforms: tuple[Transform, ...]
+    treedef: Any
+
+    @classmethod
+    def of(cls, support: Any, params: Params) -> "Space":
+        """Build the space of parameters like `params` from a prefix tree of constraints.
+
+        Raises:
+            ValueError: the prefix does not fit, or a support is discrete.
+        """
+        supports = tuple(node for _, node in broadcast_prefix(support, params, is_constraint))
+        for path, constraint in zip(paths(params), supports, strict=True):
+            if not is_constraint(constraint):
+                raise ValueError(f"Expected a numpyro constraint as the support of {path!r}; got {constraint!r}.")
+            if constraint.is_discrete:
+                raise ValueError(
+                    f"Expected a continuous support for {path!r}; got {constraint}. Sum the discrete parameter out."
+                )
+        transforms = tuple(biject_to(constraint) for constraint in supports)
+        return cls(supports, transforms, jax.tree.structure(params))
+
+    @property
+    def is_real(self) -> bool:
+        """True where the two coordinates are the same."""
+        return all(isinstance(transform, IdentityTransform) for transform in self.transforms)
+
+    def constrain(self, z: Any) -> Params:
+        """Map unconstrained coordinates to the user's parameters."""
+        leaves = self.treedef.flatten_up_to(z)
+        return self.treedef.unflatten(t(leaf) for t, leaf in zip(self.transforms, leaves, strict=True))
+
+    def unconstrain(self, params: Params) -> Any:
+        """Map parameters inside the support to unconstrained coordinates."""
+        leaves = self.treedef.flatten_up_to(params)
+        return self.treedef.unflatten(t.inv(leaf) for t, leaf in zip(self.transforms, leaves, strict=True))
+
+    def log_jacobian(self, z: Any) -> Float[Array, ""]:
+        """Sum log |d params / d z| over all leaves."""
+        total = jnp.zeros((), jnp.result_type(float))
+        for transform, leaf in zip(self.transforms, self.treedef.flatten_up_to(z), strict=True):
+            if not isinstance(transform, IdentityTransform):
+                total = total + jnp.sum(transform.log_abs_det_jacobian(leaf, transform(leaf)))
+        return total
+
+    def check(self, params: Params, *, name: str = "init") -> None:
+        """Refuse parameters that are not finite numbers inside the support.
+
+        Raises:
+            TypeError: integer, boolean or complex parameters.
+            ValueError: another structure, NaN or infinity, or a value outside the support; names the leaf.
+        """
+        if jax.tree.structure(params) != self.treedef:
+            raise ValueError(
+                f"Expected {name} to have the parameters of the model; got {', '.join(paths(params))}. "
+                "Give the same tree."
+            )
+        for (path, leaf), constraint in zip(named_leaves(params), self.supports, strict=True):
+            where = f"{name}[{path!r}]" if path else name
+            array = np.asarray(leaf)
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise TypeError(f"Expected floating parameters; got {where} of dtype {leaf.dtype}. Write 1.0, not 1.")
+            if not np.all(np.isfinite(array.astype(np.float64))):
+                raise ValueError(f"Expected finite parameters; got NaN or infinity in {where}.")
+            if not bool(jnp.all(constraint(leaf))):
+                raise ValueError(
+                    f"Expected {where} inside its support {describe(constraint)}; got {_short(array)}. "
+                    "Start inside the support."
+                )
+
+
+def describe(constraint: constraints.Constraint) -> str:
+    """Write a constraint as a reader knows it, `greater_than(lower_bound=0)`."""
+    values = {k: v for k, v in vars(constraint).items() if not k.startswith("_")}
+    name = type(constraint).__name__.lstrip("_")
+    inside = ", ".join(f"{k}={_short(np.asarray(v))}" for k, v in values.items() if not is_constraint(v))
+    return f"{name}({inside})" if inside else name
+
+
+def _short(array: np.ndarray) -> str:
+    flat = array.ravel()
+    if flat.dtype == object:
+        return str(array)
+    text = ", ".join(f"{v:g}" for v in flat[:4])
+    return text if array.ndim == 0 else f"[{text}{', ...' if flat.size > 4 else ''}]"

@@ -1,0 +1,104 @@
+"""supervised(): a network, a likelihood and a prior make a model."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from numpyro.distributions import Distribution
+
+from jaxmap.data import Scaling
+from jaxmap.model.likelihoods import affine, as_likelihood
+from jaxmap.model.model import Model
+from jaxmap.model.networks import as_network
+from jaxmap.model.prior import Prior, flat
+from jaxmap.types import Data, Key, Params
+
+
+def supervised(
+    network: Any,
+    likelihood: Any,
+    prior: Prior | None = None,
+    *,
+    example: Any = None,
+    scaling: Scaling | None = None,
+) -> Model:
+    """Make the model y ~ likelihood(network(x)), with a prior on the network's parameters.
+
+    Params are the network's own tree; with learned likelihood parameters they are
+    `{"network": ..., "likelihood": {"scale": ...}}`. The rules of the prior speak of the network's own paths.
+
+    Args:
+        network: nnx factory `rngs -> Module`, nnx instance (its values are the one start), linen module (give
+            `example`), or a pair of pure functions (init(key), apply(params, x)).
+        likelihood: such as `jm.Gaussian(scale=jm.Learned(dist.HalfNormal(1.0)))`, or `outputs -> Distribution`.
+        prior: on the network's parameters; flat if left out.
+        example: `x[:1]`, for linen modules.
+        scaling: from `jm.standardize(train)`: the model then takes raw x and means raw y, its density including
+            the log-Jacobian -log y_scale, while the parameters live in standardised units.
+
+    Returns:
+        model: with `apply` and `observe`.
+
+    Raises:
+        TypeError: a part of the wrong kind.
+        ValueError: active dropout or batch statistics; prior rules that do not fit the parameters.
+    """
+    net = as_network(network, example if scaling is None or example is None else scaling.inputs(example))
+    emit = as_likelihood(likelihood)
+    prior = Prior(flat) if prior is None else prior if isinstance(prior, Prior) else Prior(prior)
+    learned = emit.learned()
+    begun = {name: slot.start() for name, slot in learned.items()}
+    priors = {name: slot.prior for name, slot in learned.items()}
+
+    def parts(params: Params) -> tuple[Params, dict[str, Any]]:
+        return (params["network"], params["likelihood"]) if learned else (params, {})
+
+    def init(key: Key) -> Params:
+        weights = net.init(key)
+        if not learned:
+            return weights
+        return {"network": weights, "likelihood": begun}
+
+    def apply(params: Params, x: Any) -> Any:
+        return net.apply(parts(params)[0], x if scaling is None else scaling.inputs(x))
+
+    def outputs(params: Params, x: Any) -> tuple[Any, dict[str, Any]]:
+        return apply(params, x), parts(params)[1]
+
+    def emission(made: Any, values: dict[str, Any]) -> Distribution:
+        distribution = emit(made, values)
+        if scaling is None or scaling.y_shift is None:
+            return distribution
+        dtype = jnp.result_type(made)
+        return affine(distribution, scaling.y_shift.astype(dtype), scaling.y_scale.astype(dtype))  # type: ignore[union-attr]
+
+    def log_likelihood(params: Params, batch: Data) -> Float[Array, " n"]:
+        x, y = batch
+        distribution = emission(*outputs(params, x))
+        check_target(distribution, y)
+        return distribution.log_prob(y)
+
+    return Model(
+        log_likelihood=log_likelihood,
+        init=init,
+        log_prior=Prior({"network": prior, "likelihood": priors}) if learned else prior,
+        observe=lambda params, x: emission(*outputs(params, x)),
+        apply=apply,
+        outputs=outputs,
+        emission=emission,
+        restartable=net.fresh,
+    )
+
+
+def check_target(distribution: Distribution, y: Any) -> None:
+    """Refuse targets whose shape is not that of the distribution, before anything broadcasts.
+
+    Raises:
+        ValueError: with both shapes and the remedy.
+    """
+    expected, got = distribution.shape(), jnp.shape(y)
+    if expected == got:
+        return
+    squeezable = got == (*expected, 1)
+    remedy = "Squeeze y." if squeezable else "Make the last layer as wide as the target."
+    raise ValueError(f"Expected y with shape {expected} to match the network's outputs; got {got}. {remedy}")

@@ -1,0 +1,22 @@
+"""Optimisation: one loop for every solver, and the certificate of what it found."""
+
+from jaxmap.optimize.progress import Progress
+from jaxmap.optimize.solvers import LBFGS, FirstOrder, Newton, Solver, choose_solver
+from jaxmap.optimize.failure import describe_failure
+from jaxmap.optimize.certificate import certify, totals
+from jaxmap.optimize.maximize import Ascent, Budget, maximize
+
+__all__ = [
+    "LBFGS",
+    "Ascent",
+    "Budget",
+    "FirstOrder",
+    "Newton",
+    "Progress",
+    "Solver",
+    "certify",
+    "choose_solver",
+    "describe_failure",
+    "maximize",
+    "totals",
+]

@@ -1,0 +1,41 @@
+"""What failed first: leaf, term, rows."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmap.model import Density
+from jaxmap.trees import named_leaves
+from jaxmap.types import Data
+
+
+def describe_failure(density: Density, z: Any, data: Data) -> str:
+    """Name the first term, and then the first leaf, that is not finite at z; runs on the host.
+
+    Args:
+        density: what was maximised.
+        z: the last finite coordinates.
+        data: the batch of the failing step.
+
+    Returns:
+        sentence: such as "log_likelihood is nan for rows [3] of the batch".
+    """
+    values = np.asarray(density.log_likelihoods(z, data))
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        return f"log_likelihood is {values[bad[0]]} for rows {bad[:5].tolist()} of the batch"
+    prior = np.asarray(density.log_prior(z))
+    if not np.isfinite(prior):
+        return f"log_prior is {prior}"
+    for term, function in (("log_likelihood", lambda v: jnp.sum(density.log_likelihoods(v, data))),
+                           ("log_prior", density.log_prior)):  # fmt: skip
+        for path, leaf in named_leaves(jax.grad(function)(z)):
+            if not np.all(np.isfinite(np.asarray(leaf))):
+                return (
+                    f"the gradient of {term} is not finite in {path!r}"
+                    if path
+                    else f"the gradient of {term} is not finite"
+                )
+    return "the density and its gradient are finite, but the solver's step led out of the finite numbers; lower the learning rate"

@@ -1,0 +1,109 @@
+"""Tables of a comparison: on the terminal and as Markdown."""
+
+import io
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+CEILING = "ceiling"
+
+
+class Column(NamedTuple):
+    """One column: the key in the summary, its heading, and how its numbers print."""
+
+    key: str
+    heading: str
+    form: str
+
+
+COLUMNS = (
+    Column("lppd", "lppd (higher is better)", "{:.3f}"),
+    Column("rmse", "RMSE", "{:.3g}"),
+    Column("crps", "CRPS", "{:.3g}"),
+    Column("coverage90", "in 90% band", "{:.0%}"),
+    Column("accuracy", "accuracy", "{:.1%}"),
+    Column("brier", "Brier", "{:.3f}"),
+    Column("ece", "ECE", "{:.3f}"),
+    Column("wasserstein1", "W1 to {reference}", "{:.3g}"),
+    Column("total_variation", "TV to {reference}", "{:.3f}"),
+    Column("agreement", "agrees with {reference}", "{:.1%}"),
+    Column("rhat", "R-hat (95% of points)", "{:.3f}"),
+    Column("num_gradients", "gradients", "{:,.0f}"),
+    Column("seconds", "seconds", "{:.1f}"),
+)
+
+
+def comparison_table(comparison: Any) -> Table:
+    """The comparison as a rich table, one row per method; several cells print mean and standard error."""
+    headings, rows = _cells(comparison)
+    table = Table(title=_title(comparison), title_justify="left", caption_justify="left")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i in (0, len(headings) - 1) else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row, style="dim" if row[0].startswith(CEILING) else None)
+    return table
+
+
+def comparison_text(comparison: Any, width: int = 140) -> str:
+    """The table and its sentences as plain text."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(comparison_table(comparison))
+    for line in verdict_lines(comparison):
+        console.print(line, soft_wrap=True, highlight=False)
+    return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+
+
+def comparison_markdown(comparison: Any) -> str:
+    """The table and its sentences as Markdown."""
+    headings, rows = _cells(comparison)
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [headings, *rows]]
+    rule = ["---", *["---:"] * (len(headings) - 2), "---"]
+    lines = ["| " + " | ".join(row) + " |" for row in [escaped[0], rule, *escaped[1:]]]
+    sentences = [f"- {line}" for line in verdict_lines(comparison)]
+    return "\n".join([f"# {_title(comparison)}", "", *lines, "", *sentences]) + "\n"
+
+
+def verdict_lines(comparison: Any) -> list[str]:
+    """What each method costs against the reference, and what a reader must know of its fit, in sentences."""
+    lines = []
+    for row in comparison.summary():
+        if "lppd_diff" in row and "lppd_diff_se" in row:
+            gap, error = row["lppd_diff"], row["lppd_diff_se"]
+            word = "no different from" if abs(gap) < 2 * error else "better than" if gap > 0 else "worse than"
+            lines.append(
+                f"{row['method']}: lppd {gap:+.3f} +- {error:.3f} nats per test point against "
+                f"{comparison.reference}: {word} it, within two standard errors."
+                if word.startswith("no")
+                else f"{row['method']}: lppd {gap:+.3f} +- {error:.3f} nats per test point against "
+                f"{comparison.reference}: {word} it."
+            )
+    for record in comparison.records:
+        lines += [f"{record.method}: {note}" for note in record.info.get("notes", [])]
+    return list(dict.fromkeys(lines))
+
+
+def _title(comparison: Any) -> str:
+    name = comparison.config.get("title", "Comparison")
+    cells = comparison.config.get("splits", 1) * comparison.config.get("seeds", 1)
+    return name if cells == 1 else f"{name} (mean +- standard error over {cells} runs)"
+
+
+def _cells(comparison: Any) -> tuple[list[str], list[list[str]]]:
+    summary = comparison.summary()
+    present = [column for column in COLUMNS if any(column.key in row for row in summary)]
+    headings = ["method", *(c.heading.format(reference=comparison.reference) for c in present), "status"]
+    rows = []
+    for row in summary:
+        ceiling = row["method"] == CEILING
+        name = f"{CEILING} ({comparison.reference} against itself)" if ceiling else row["method"]
+        rows.append([name, *(_number(row, column) for column in present), row["status"].lower().replace("_", " ")])
+    return headings, rows
+
+
+def _number(row: dict[str, Any], column: Column) -> str:
+    if column.key not in row:
+        return ""
+    text = column.form.format(row[column.key])
+    error = row.get(f"{column.key}_se")
+    return text if error is None or column.key in ("seconds", "num_gradients") else f"{text} +- {error:.2g}"

@@ -1,0 +1,109 @@
+"""Pytree algebra: paths, stacks, slices, dtypes."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Tree = Any
+
+
+def path_of(key_path: Sequence[Any]) -> str:
+    """Write a jax key path as names joined by slashes, `layers/0/kernel`; the root is the empty string."""
+    return "/".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in key_path)
+
+
+def paths(tree: Tree, is_leaf: Callable[[Any], bool] | None = None) -> list[str]:
+    """List the path of every leaf, in the order in which jax flattens the tree."""
+    return [path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)]
+
+
+def named_leaves(tree: Tree, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
+    """List (path, leaf) in flattening order."""
+    return [(path_of(p), leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)]
+
+
+def broadcast_prefix(prefix: Tree, tree: Tree, is_leaf: Callable[[Any], bool]) -> list[tuple[str, Any]]:
+    """Give each leaf of `tree`, in flattening order, the prefix leaf that stands above it, with its path.
+
+    Raises:
+        ValueError: a prefix leaf stands above nothing, or a leaf of `tree` has none above; names the place.
+    """
+    above: dict[str, tuple[str, Any]] = {}
+    for key_path, node in jax.tree_util.tree_leaves_with_path(prefix, is_leaf=is_leaf):
+        root = path_of(key_path)
+        covered = [path for path in paths(tree) if root in ("", path) or path.startswith(root + "/")]
+        if not covered:
+            raise ValueError(
+                f"Expected a prefix of the parameters; got {root!r}, which covers nothing. "
+                f"The parameters are {', '.join(paths(tree))}."
+            )
+        above.update(dict.fromkeys(covered, (root, node)))
+    missing = [path for path in paths(tree) if path not in above]
+    if missing:
+        raise ValueError(f"Expected every parameter to be covered; got nothing for {', '.join(missing)}. Add them.")
+    return [above[path] for path in paths(tree)]
+
+
+def at_path(tree: Tree, path: str) -> Tree:
+    """The subtree at a path; the whole tree at the empty path."""
+    for name in path.split("/") if path else ():
+        tree = tree[int(name)] if isinstance(tree, list | tuple) else tree[name if name in tree else int(name)]
+    return tree
+
+
+def size(tree: Tree) -> int:
+    """Count the numbers in all leaves."""
+    return sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+def stack(trees: Sequence[Tree]) -> Tree:
+    """Stack equal trees on a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def take(tree: Tree, index: Any) -> Tree:
+    """Index the leading axis of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def all_finite(tree: Tree) -> jax.Array:
+    """True where every number of every leaf is finite, shape ()."""
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves)) if leaves else jnp.asarray(True)
+
+
+def cast_floats(tree: Tree, dtype: Any) -> Tree:
+    """Bring the floating leaves to `dtype`; integers, booleans and keys stay."""
+
+    def cast(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def float_dtype(tree: Tree) -> Any:
+    """The dtype in which a tree computes: the promotion of its floating leaves, float32 if none."""
+    dtypes = {np.dtype(leaf.dtype) for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    if not dtypes:
+        return np.dtype("float32")
+    return np.dtype("float64") if np.dtype("float64") in dtypes else jnp.result_type(*dtypes)
+
+
+@contextlib.contextmanager
+def precision_scope(dtype: Any) -> Iterator[None]:
+    """Allow float64 inside the block if `dtype` needs it; the global flag is not touched."""
+    if np.dtype(dtype) == np.dtype("float64"):
+        with jax.enable_x64(True):
+            yield
+    else:
+        yield
+
+
+def has_tracers(*values: Any) -> bool:
+    """True inside jit, grad or vmap of any of the values."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))

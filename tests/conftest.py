@@ -1,0 +1,57 @@
+"""What every test shares: strict shapes, a key, double precision in a scope, the reference data.
+
+`jaxmap` is not imported here: pytest reads this file before the annotations are hooked for checking.
+"""
+
+import os
+from pathlib import Path
+
+import jax
+import jaxtyping
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jaxtyping.config.update("jaxtyping_remove_typechecker_stack", True)
+
+REFERENCE_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def key():
+    """Give the one random key of a test; fold names or numbers into it for more."""
+    return jax.random.key(20240229)
+
+
+@pytest.fixture
+def x64():
+    """Run the test in double precision; the global flag is not touched."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def rank_promotion():
+    """Let ranks be promoted, for foreign code that relies on it (numpyro's `sample(key, (n,))`)."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Run the test as a user's program runs: annotations are not checked.
+
+    For tests of bad input, where our own error shall speak and not that of the type checker.
+    """
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """Give the folder of reference data, or skip where it is absent.
+
+    It lies in `../shared/data` beside the repository unless JAXMAP_REFERENCE_DATA names another.
+    """
+    folder = Path(os.environ.get("JAXMAP_REFERENCE_DATA", REFERENCE_DATA))
+    if not folder.is_dir():
+        pytest.skip(f"no reference data in {folder}; set JAXMAP_REFERENCE_DATA to their folder")
+    return folder
