@@ -104,6 +104,12 @@ def precision_scope(dtype: Any) -> Iterator[None]:
         yield
 
 
+def settled(tree: Tree) -> Tree:
+    """Bring float64 leaves to numpy, where they stay float64 outside a precision scope; others stay as they are."""
+    double = np.dtype("float64")
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if leaf.dtype == double else leaf, tree)
+
+
 def has_tracers(*values: Any) -> bool:
     """True inside jit, grad or vmap of any of the values."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))

@@ -16,7 +16,7 @@ from jaxmap.infer.laplace import unconstrained_outputs
 from jaxmap.infer.posteriors import equal_weights, is_posterior
 from jaxmap.infer.problem import named_key
 from jaxmap.model import Model, gaussian, gaussian_parts
-from jaxmap.trees import float_dtype, precision_scope
+from jaxmap.trees import float_dtype, precision_scope, settled
 from jaxmap.types import Key
 
 DRAWS_AT_A_TIME = 32
@@ -65,6 +65,7 @@ def predict(key: Key, model: Model, posterior: Any, x: Any, *, draws: int | None
     with precision_scope(dtype):
         x = check_data(x, name="x", dtype=dtype)
         parts = _members(key, model, posterior, x, draws)
+        parts = parts._replace(members=settled(parts.members))
     chains = posterior.shape[0] if isinstance(posterior, Draws) else 1
     return Predictive(*parts, jax.random.fold_in(key, 1), chains)
 

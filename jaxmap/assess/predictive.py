@@ -203,12 +203,13 @@ class Predictive:
 
     @cached_property
     def _has_cdf(self) -> bool:
-        try:
-            shape = jnp.shape(self._first().mean)
-            jax.eval_shape(lambda y: marginal(self._first()).cdf(y), jnp.zeros(shape))
-        except NotImplementedError:
-            return False
-        return True
+        with precision_scope(self.dtype):
+            distribution = marginal(self._first())
+            try:
+                distribution.cdf(jnp.zeros(distribution.shape(), self.dtype))
+            except NotImplementedError:
+                return False
+            return True
 
     @cached_property
     def _mixture_cdf(self) -> Callable[[Any, Any], Any]:

@@ -2,11 +2,12 @@
 
 from jaxmap.data.arrays import check_data, fingerprint, num_examples, split, take_examples
 from jaxmap.data.standardize import Scaling, standardize
-from jaxmap.data.batches import BatchPlan
+from jaxmap.data.batches import BatchPlan, BatchRows
 from jaxmap.data.bundled import Dataset, datasets, load_dataset
 
 __all__ = [
     "BatchPlan",
+    "BatchRows",
     "Dataset",
     "Scaling",
     "check_data",

@@ -2,12 +2,16 @@
 
 from jaxmap.infer.problem import Problem
 from jaxmap.infer.summary import Summary, summarize
-from jaxmap.infer.posteriors import Draws, GaussianPosterior, MixturePosterior, Point
+from jaxmap.infer.storage import Saved, read_saved, write_saved
+from jaxmap.infer.posteriors import Particles, Point, is_posterior
+from jaxmap.infer.gaussian import GaussianPosterior
+from jaxmap.infer.draws import Draws
+from jaxmap.infer.mixture import MixturePosterior
+from jaxmap.infer.load import load
 from jaxmap.infer.point import MAP, MLE, Given
 from jaxmap.infer.laplace import Laplace
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.ensemble import Ensemble
-from jaxmap.infer.storage import load, save
 from jaxmap.infer.fit import fit, fit_problem
 
 __all__ = [
@@ -20,12 +24,16 @@ __all__ = [
     "Given",
     "Laplace",
     "MixturePosterior",
+    "Particles",
     "Point",
     "Problem",
+    "Saved",
     "Summary",
     "fit",
     "fit_problem",
+    "is_posterior",
     "load",
-    "save",
+    "read_saved",
     "summarize",
+    "write_saved",
 ]

@@ -10,7 +10,8 @@ from jax.flatten_util import ravel_pytree
 
 from jaxmap.curvature import Factor, SingularCurvatureError, factorize, ggn, hessian
 from jaxmap.infer.point import MAP, Climbs, describe
-from jaxmap.infer.posteriors import GaussianPosterior, Point
+from jaxmap.infer.gaussian import GaussianPosterior
+from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch
 from jaxmap.model import Density, Model
 from jaxmap.optimize import Budget, choose_solver, maximize
@@ -81,7 +82,7 @@ class Laplace:
                 "Give these parameters a prior, or sample with jm.NUTS(); force=True overrides.",
                 last=point.mode,
             )
-        density = replace(point.density, jacobian=point.density.prior and not problem.model.space.is_real)
+        density = Density(problem.model, point.prior, point.prior and not problem.model.space.is_real)
         kind = self.hessian or ("exact" if problem.model.outputs is None else "ggn")
         found = Curved(density, point.z, problem)
         factor, rung, spent = found.climb_ladder(kind, self.force, point)
@@ -191,13 +192,12 @@ def unconstrained_outputs(model: Model) -> Any:
 
 def _unconstrained_mode(point: Point, problem: Problem) -> tuple[Point, tuple[str, ...]]:
     """Climb from the mode of the user's density to that of the unconstrained one, where they differ."""
-    density = point.density
-    if density.jacobian or not density.prior or problem.model.space.is_real or not point.moved:
+    if point.jacobian or not point.prior or problem.model.space.is_real or not point.moved:
         return point, ()
     method = MAP(space="unconstrained")
     watch = Stopwatch()
     solver, description = choose_solver(None, problem.num_params, None, None)
-    starts = jax.tree.map(lambda leaf: leaf[None], point.z)
+    starts = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], point.z)
     budget = Budget(solver.steps, None, problem.progress)
     keys = jax.random.split(jax.random.key(0), 1)  # full batches: no order to draw
     ascent = maximize(method.density(problem), problem.data, starts, keys, solver, budget, "MAP")

@@ -10,13 +10,16 @@ from jax.flatten_util import ravel_pytree
 from numpyro.infer.hmc import hmc
 
 from jaxmap.infer.point import check_counts, describe
-from jaxmap.infer.posteriors import Draws, GaussianPosterior, MixturePosterior, Point
+from jaxmap.infer.draws import Draws
+from jaxmap.infer.gaussian import GaussianPosterior
+from jaxmap.infer.mixture import MixturePosterior
+from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch, library_versions, multiply
 from jaxmap.model import Density
 from jaxmap.optimize import Progress
 from jaxmap.optimize.maximize import SECONDS_PER_CHUNK
 from jaxmap.statistics import ess_bulk, rhat
-from jaxmap.trees import stack
+from jaxmap.trees import settled, stack
 from jaxmap.types import FitError, Info, Key, Method, Posterior, Seeds, Status
 
 CHUNK = 64
@@ -97,7 +100,7 @@ class NUTS:
             diagnostics=diagnostics,
             versions=library_versions(),
         )
-        return Draws(params, info, -path.potential[rows, runs.warmup :])
+        return Draws(settled(params), info, -path.potential[rows, runs.warmup :])
 
     def _begin(self, problem: Problem, seeds: Seeds, index: int) -> "Begun":
         seed = Seeds(seeds.keys[index : index + 1], seeds.ranks[index : index + 1])
@@ -293,4 +296,5 @@ def _positions(found: Any, problem: Problem, key: Key, chains: int) -> Any:
         params = stack([jax.tree.map(lambda v: v[0], m.sample(k, 1)) for m, k in zip(members, keys, strict=True)])
     else:
         params = found.sample(key, chains)
-    return jax.vmap(lambda p: ravel_pytree(problem.model.space.unconstrain(p))[0])(params).astype(problem.dtype)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, problem.dtype), params)
+    return jax.vmap(lambda p: ravel_pytree(problem.model.space.unconstrain(p))[0])(params)

@@ -12,7 +12,7 @@ from jaxmap.infer.problem import Problem, Stopwatch, library_versions, multiply
 from jaxmap.model import Density
 from jaxmap.optimize import Ascent, Budget, Solver, certify, choose_solver, describe_failure, maximize, totals
 from jaxmap.optimize.maximize import failing_batch
-from jaxmap.trees import cast_floats, named_leaves, take
+from jaxmap.trees import cast_floats, named_leaves, settled, take
 from jaxmap.types import FitError, Info, Seeds, Status
 
 
@@ -83,7 +83,8 @@ class MAP:
             seconds=runs.seconds + watch.seconds,
         )
         z = take(runs.ascent.z, best)
-        return Point(problem.model.space.constrain(z), info, z, density)
+        mode = settled(problem.model.space.constrain(z))
+        return Point(mode, info, settled(z), density.prior, density.jacobian)
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Given:
         z = problem.model.space.unconstrain(runs)
         found = judge(density, problem, z, Status.STEPS_EXHAUSTED.code)
         info = replace(found.info, method="Given", solver="none: the parameters were given", seconds=watch.seconds)
-        return Point(runs, info, z, density, moved=False)
+        return Point(settled(runs), info, settled(z), moved=False)
 
 
 DATA_ORDER = 1
@@ -199,7 +200,7 @@ def failure(method: MAP, problem: Problem, density: Density, runs: Climbs, row: 
     reason = describe_failure(density, z, batch)
     return FitError(
         f"{describe(method)} diverged at step {step + 1}: {reason}. The last finite parameters are in `error.last`.",
-        last=problem.model.space.constrain(z),
+        last=settled(problem.model.space.constrain(z)),
         step=step,
     )
 

@@ -51,6 +51,22 @@ class Space:
         transforms = tuple(biject_to(constraint) for constraint in supports)
         return cls(supports, transforms, jax.tree.structure(params))
 
+    def to_plain(self) -> list[Any]:
+        """The supports as plain values, for files; None stands for one that has no name here."""
+        return [_to_plain(constraint) for constraint in self.supports]
+
+    @classmethod
+    def from_plain(cls, plain: list[Any], params: Params) -> "Space":
+        """The inverse of `to_plain`, for parameters of the structure of `params`.
+
+        Raises:
+            ValueError: a constraint that only the model knows.
+        """
+        if None in plain:
+            raise ValueError("Expected model=... to load a posterior with a constraint of its own. Give the model.")
+        supports = [_from_plain(entry) for entry in plain]
+        return cls.of(jax.tree.structure(params).unflatten(supports), params)
+
     @property
     def is_real(self) -> bool:
         """True where the two coordinates are the same."""
@@ -98,6 +114,45 @@ class Space:
                     f"Expected {where} inside its support {describe(constraint)}; got {_short(array)}. "
                     "Start inside the support."
                 )
+
+
+NAMED = {
+    type(constraint): name
+    for name in (
+        "real", "positive", "nonnegative", "unit_interval", "simplex", "ordered_vector", "positive_ordered_vector",
+        "lower_cholesky", "corr_cholesky", "corr_matrix", "positive_definite", "softplus_positive",
+    )
+    if (constraint := getattr(constraints, name, None)) is not None
+}  # fmt: skip
+"""Constraints without arguments."""
+
+BOUNDED = {
+    type(constraints.greater_than(0.0)): ("greater_than", ("lower_bound",)),
+    type(constraints.less_than(0.0)): ("less_than", ("upper_bound",)),
+    type(constraints.interval(0.0, 1.0)): ("interval", ("lower_bound", "upper_bound")),
+}
+"""Constraints with bounds, and their arguments."""
+
+
+def _to_plain(constraint: constraints.Constraint) -> Any:
+    kind = type(constraint)
+    if kind in NAMED:
+        return [NAMED[kind]]
+    if kind in BOUNDED:
+        name, arguments = BOUNDED[kind]
+        return [name, *(np.asarray(getattr(constraint, argument)).tolist() for argument in arguments)]
+    if kind is type(constraints.real_vector):
+        inner = _to_plain(constraint.base_constraint)
+        return None if inner is None else ["independent", inner, constraint.reinterpreted_batch_ndims]
+    return None
+
+
+def _from_plain(entry: list[Any]) -> constraints.Constraint:
+    name, *arguments = entry
+    if name == "independent":
+        return constraints.independent(_from_plain(arguments[0]), arguments[1])
+    made = getattr(constraints, name)
+    return made(*(np.asarray(a) if isinstance(a, list) else a for a in arguments)) if arguments else made
 
 
 def describe(constraint: constraints.Constraint) -> str:

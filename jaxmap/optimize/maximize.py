@@ -5,21 +5,21 @@ Inside a chunk nothing of that costs anything. When a chunk ends badly it is run
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmap.data import BatchPlan, num_examples, take_examples
+from jaxmap.data import BatchPlan, BatchRows, num_examples, take_examples
 from jaxmap.model import Density
 from jaxmap.optimize.progress import Progress
 from jaxmap.optimize.solvers import Solver, SolverState
 from jaxmap.trees import all_finite, take
 from jaxmap.types import Data, Key, Status
 
-CHUNK = 1024
+CHUNK = 8192
 """Steps that one compiled call can take at most (an epoch if that is longer)."""
 
 SECONDS_PER_CHUNK = 0.25
@@ -89,17 +89,18 @@ def maximize(
             while first < budget.steps and not climb.finished(state, codes):
                 began = time.perf_counter()
                 count = min(count, climb.room(first), budget.steps - first)
-                new, taken, values = climb.run(state, data, keys, first, count)
+                dealt = climb.deal(keys, first)
+                new, taken, values = climb.run(state, data, dealt, first, count)
                 failed = ~np.asarray(climb.finite(new)) & (codes != Status.DIVERGED.code)
                 if failed.any():
-                    new, taken, values = climb.run(state, data, keys, first, count, careful=True)
+                    new, taken, values = climb.run(state, data, dealt, first, count, careful=True)
                     lost = failed & (taken < count)
                     codes[lost] = Status.DIVERGED.code
                     last_finite |= {int(m): climb.coordinates(new, int(m)) for m in np.flatnonzero(lost)}
                 taken = np.where((codes == Status.DIVERGED.code) & ~failed, 0, taken)
                 state, first, done = new, first + count, done + taken
-                losses.append(_blank_after(values[:, :count], taken))
-                bar.update(first, f"loss {np.nanmin(values[:, max(count - 1, 0)]):.4g}" if bar.enabled else "")
+                losses.append(_blank_after(values, taken))
+                bar.update(first, f"loss {values[:, -1].min():.4g}" if bar.enabled else "")
                 count = _next_count(count, time.perf_counter() - began)
         except KeyboardInterrupt:
             codes[codes != Status.DIVERGED.code] = Status.INTERRUPTED.code
@@ -122,7 +123,7 @@ def failing_batch(data: Data, key: Key, step: int, batch_size: int | None) -> Da
     return take_examples(data, np.asarray(dealt.rows[step % plan.batches])[used])
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Climb:
     """The compiled programs of one climb; a single member is not batched, so that it costs what a loop costs."""
 
@@ -130,6 +131,7 @@ class _Climb:
     solver: Solver
     plan: BatchPlan | None
     members: int
+    _dealt: tuple[int, BatchRows | None] = (-1, None)
 
     @property
     def epochs(self) -> int:
@@ -143,7 +145,7 @@ class _Climb:
 
     def room(self, first: int) -> int:
         """How many steps may follow `first` within one call."""
-        return self.length if self.plan is None else self.length - first % self.plan.batches
+        return self.length if self.plan is None else self.length - first % self.length
 
     def begin(self, starts: Any, data: Data) -> SolverState:
         def init(z: Any, data: Data) -> SolverState:
@@ -154,18 +156,34 @@ class _Climb:
         program = self._program("init", jax.vmap(init, in_axes=(0, None)) if self.members > 1 else init)
         return program(starts if self.members > 1 else take(starts, 0), data)
 
+    def deal(self, keys: Key, first: int) -> BatchRows | None:
+        """The rows of the block of epochs that holds step `first`, dealt once per block; None for full batches."""
+        plan = self.plan
+        if plan is None:
+            return None
+        block = first // self.length
+        if block != self._dealt[0]:
+
+            def deal(key: Key, epoch: Any) -> BatchRows:
+                dealt = jax.vmap(lambda e: plan.epoch(key, e))(epoch + jnp.arange(self.epochs))
+                return jax.tree.map(lambda leaf: leaf.reshape(self.length, plan.size), dealt)
+
+            program = self._program("deal", jax.vmap(deal, in_axes=(0, None)) if self.members > 1 else deal)
+            self._dealt = (block, program(keys if self.members > 1 else keys[0], block * self.epochs))
+        return self._dealt[1]
+
     def run(
-        self, state: SolverState, data: Data, keys: Key, first: int, count: int, careful: bool = False
+        self, state: SolverState, data: Data, dealt: BatchRows | None, first: int, count: int, careful: bool = False
     ) -> tuple[SolverState, np.ndarray, np.ndarray]:
         """Take `count` steps; returns the state, the steps taken per member, and their losses."""
 
-        def chunk(state: SolverState, data: Data, key: Key, first: Any, count: Any) -> Any:
-            return self._chunk(state, data, key, first, count, careful)
+        def chunk(state: SolverState, data: Data, dealt: BatchRows | None, offset: Any, count: Any) -> Any:
+            return self._chunk(state, data, dealt, offset, count, careful)
 
         batched = jax.vmap(chunk, in_axes=(0, None, 0, None, None))
         program = self._program("careful" if careful else "chunk", batched if self.members > 1 else chunk)
-        state, taken, values = program(state, data, keys if self.members > 1 else keys[0], first, count)
-        return state, np.atleast_1d(np.asarray(taken)), np.atleast_2d(np.asarray(values))
+        state, taken, values = program(state, data, dealt, first % self.length, count)
+        return state, np.atleast_1d(np.asarray(taken)), np.atleast_2d(np.asarray(values[..., :count]))
 
     def coordinates(self, state: SolverState, member: int) -> Any:
         """Where one member is."""
@@ -185,8 +203,10 @@ class _Climb:
         done = np.atleast_1d(np.asarray(self.solver.done(state)))
         return bool(np.all(done | (codes == Status.DIVERGED.code)))
 
-    def _chunk(self, state: SolverState, data: Data, key: Key, first: Any, count: Any, careful: bool) -> Any:
-        losses_of = self._losses(data, key, first)
+    def _chunk(
+        self, state: SolverState, data: Data, dealt: BatchRows | None, offset: Any, count: Any, careful: bool
+    ) -> Any:
+        losses_of = self._losses(data, dealt, offset)
 
         def going(carry: Any) -> Any:
             i, state, failed, _ = carry
@@ -206,27 +226,22 @@ class _Climb:
         i, state, _, values = jax.lax.while_loop(going, step, (jnp.asarray(0), state, jnp.asarray(False), values))
         return state, i, values
 
-    def _losses(self, data: Data, key: Key, first: Any) -> Any:
+    def _losses(self, data: Data, dealt: BatchRows | None, offset: Any) -> Any:
         """The loss of step i of this call, as a function of i."""
         plan = self.plan
-        if plan is None:
+        if plan is None or dealt is None:
             return lambda i: lambda z: self.density.mean_loss(z, data)
-        epoch = first // plan.batches
-        dealt = jax.vmap(lambda e: plan.epoch(key, e))(epoch + jnp.arange(self.epochs))
-        rows = dealt.rows.reshape(self.length, plan.size)
-        weights = dealt.weights.reshape(self.length, plan.size)
-        offset = first - epoch * plan.batches
 
         def losses_of(i: Any) -> Any:
-            batch = take_examples(data, rows[offset + i])
-            used = weights[offset + i] if plan.ragged else None
+            batch = take_examples(data, dealt.rows[offset + i])
+            used = dealt.weights[offset + i] if plan.ragged else None
             return lambda z: self.density.mean_loss(z, batch, used, plan.num_examples)
 
         return losses_of
 
     def _program(self, name: str, function: Any) -> Any:
-        """Compile once per model, solver and plan: data, keys and step numbers are arguments."""
-        key = (name, self.density, self.solver, self.plan, self.members > 1)
+        """Compile once per model, solver and plan: data, keys and the numbers of steps are arguments."""
+        key = (name, self.density, replace(self.solver, steps=1), self.plan, self.members > 1)
         return self.density.model.programs.setdefault(key, jax.jit(function))
 
 

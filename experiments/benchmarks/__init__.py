@@ -1,0 +1,1 @@
+"""Ratios measured in one run; never part of the timed tests."""
