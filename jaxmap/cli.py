@@ -66,7 +66,7 @@ def _compare(table: Any, methods: dict[str, Any], widths: tuple[int, ...], split
     import jax
     from rich.console import Console
 
-    from jaxmap import assess, data, report
+    from jaxmap import assess, data, model, report
 
     console = Console(width=None if sys.stdout.isatty() else 150)
     size = f"{' x '.join(map(str, widths))} tanh units" if widths else "a linear model"
@@ -84,7 +84,7 @@ def _compare(table: Any, methods: dict[str, Any], widths: tuple[int, ...], split
 
     comparison = assess.compare(
         jax.random.key(seed),
-        lambda rows: _model(table, widths, rows),
+        lambda rows: model.tabular(rows, widths, classes=len(table.classes)),
         (train, test),
         methods,
         reference=reference,
@@ -112,34 +112,6 @@ def _methods(names: list[str], warmup: int, draws: int) -> dict[str, Any]:
         "NUTS": infer.NUTS(warmup=warmup, draws=draws, max_tree_depth=8),
     }
     return {name: made[name] for name in names}
-
-
-def _model(table: Any, widths: tuple[int, ...], train: Any) -> Any:
-    """A tanh network with a N(0, 1) prior on every weight, in standardised units; the noise scale is learned."""
-    import jax.numpy as jnp
-    import numpyro.distributions as dist
-    from flax import nnx
-
-    from jaxmap import data, model
-
-    classes = len(table.classes)
-    outputs = 1 if classes in (0, 2) else classes
-    sizes = (train[0].shape[1], *widths, outputs)
-
-    class Perceptron(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs):
-            pairs = zip(sizes[:-1], sizes[1:], strict=True)
-            self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs])
-
-        def __call__(self, x: Any) -> Any:
-            for layer in self.layers[:-1]:
-                x = jnp.tanh(layer(x))
-            return self.layers[-1](x)
-
-    noise = model.Gaussian(scale=model.Learned(dist.HalfNormal(1.0)))
-    likelihood = noise if not classes else model.Bernoulli() if classes == 2 else model.Categorical()
-    prior = model.Prior(dist.Normal(0.0, 1.0))
-    return model.supervised(Perceptron, likelihood, prior, scaling=data.standardize(train, target=not classes))
 
 
 def _chosen(text: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Tree = Any
 
@@ -112,4 +113,4 @@ def settled(tree: Tree) -> Tree:
 
 def has_tracers(*values: Any) -> bool:
     """True inside jit, grad or vmap of any of the values."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))

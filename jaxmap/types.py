@@ -130,7 +130,10 @@ class Method(Protocol):
 class Posterior(Protocol):
     """What a fit returns: something to sample from, in the user's constrained space."""
 
-    info: Info
+    @property
+    def info(self) -> Info:
+        """How it was found."""
+        ...
 
     @property
     def mode(self) -> Params | None:

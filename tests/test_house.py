@@ -24,7 +24,7 @@ ROOMS = (
 )
 
 # What methods that only present may import when they are called, wherever they stand.
-PRESENTERS = frozenset({"to_arviz", "figure", "figures"})
+PRESENTERS = frozenset({"to_arviz", "figure", "figures", "__str__", "save"})
 PRESENTING_ROOMS = frozenset({"report", "interop"})
 
 # Foreign library -> the places that may import it: (room, beginning of the file name, what of the library).

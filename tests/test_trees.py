@@ -146,7 +146,14 @@ def test_all_finite_passes_integers_and_works_inside_jit():
 
 
 def test_cast_floats_leaves_integers_booleans_and_keys_alone(x64, key):
-    tree = {"f": np.ones(2), "h": jnp.ones(1, jnp.float16), "i": np.arange(2), "b": np.array([True]), "k": key, "p": 1.5}
+    tree = {
+        "f": np.ones(2),
+        "h": jnp.ones(1, jnp.float16),
+        "i": np.arange(2),
+        "b": np.array([True]),
+        "k": key,
+        "p": 1.5,
+    }
     cast = cast_floats(tree, jnp.float32)
     kinds = {name: str(leaf.dtype) for name, leaf in cast.items()}
     assert kinds == {"f": "float32", "h": "float32", "i": "int64", "b": "bool", "k": "key<fry>", "p": "float32"}

@@ -52,8 +52,8 @@ def fidelity(a: np.ndarray, b: np.ndarray, *, classes: bool) -> Fidelity:
     """Compare two predictives at the same inputs.
 
     Args:
-        a, b: class probabilities (n, classes), or equally many draws of y (draws, n, ...), as `fidelity_view` makes
-            them.
+        a: class probabilities (n, classes), or draws of y (draws, n, ...), as `fidelity_view` makes them.
+        b: likewise, of the reference.
         classes: which of the two they are.
 
     Returns:

@@ -35,7 +35,7 @@ class Factor:
 
     def whiten_inverse(self, vectors: np.ndarray) -> np.ndarray:
         """L'^-1 v for columns v of shape (p, n): standard normals become draws around zero."""
-        return scipy.linalg.solve_triangular(self.chol_prec, vectors, lower=True, trans="T")
+        return scipy.linalg.solve_triangular(self.chol_prec, vectors, lower=True, trans=1)
 
     def covariance(self) -> np.ndarray:
         """H^-1, (p, p)."""
@@ -96,5 +96,5 @@ def factorize(matrix: Float[np.ndarray, "p p"], names: list[str], *, clip: bool 
             f"{', '.join(flat_paths(vectors[:, values < 0], names))}."
         )
     root = (vectors * np.sqrt(np.abs(values))).T * scales
-    lower = np.linalg.qr(root, mode="r").T
+    lower = np.asarray(np.linalg.qr(root, mode="r")).T
     return Factor(lower * np.sign(np.diag(lower)), "eigenvalues clipped", float(np.max(np.abs(values) - values)))

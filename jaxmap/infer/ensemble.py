@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxmap.infer.nuts import NUTS
-from jaxmap.infer.point import MAP, check_counts, describe
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.mixture import MixturePosterior
+from jaxmap.infer.nuts import NUTS
+from jaxmap.infer.point import MAP, check_counts, describe
 from jaxmap.infer.problem import Problem, library_versions, multiply
 from jaxmap.types import FitError, Info, Method, Seeds, Status
 

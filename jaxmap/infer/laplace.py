@@ -9,8 +9,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxmap.curvature import Factor, SingularCurvatureError, factorize, ggn, hessian
-from jaxmap.infer.point import MAP, Climbs, describe
 from jaxmap.infer.gaussian import GaussianPosterior
+from jaxmap.infer.point import MAP, Climbs, describe
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch
 from jaxmap.model import Density, Model

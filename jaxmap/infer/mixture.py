@@ -45,7 +45,7 @@ class MixturePosterior:
         for member in self.members:
             if not any(_distance(member, other) < SAME_MODE for other in distinct):
                 distinct.append(member)
-        return float(logsumexp([member.log_evidence for member in distinct]))
+        return float(np.asarray(logsumexp([member.log_evidence for member in distinct])))
 
     def sample(self, key: Key, n: int) -> Params:
         """Draw n parameter trees: first the member, then from it."""

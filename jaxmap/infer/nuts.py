@@ -9,10 +9,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.hmc import hmc
 
-from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.mixture import MixturePosterior
+from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch, library_versions, multiply
 from jaxmap.model import Density
@@ -200,7 +200,7 @@ def sample_chains(method: NUTS, problem: Problem, positions: Any, frames: Frame,
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts) if parts else None
     if joined is None:
         raise FitError("NUTS was interrupted before its first transition.")
-    return Path(*joined, interrupted)
+    return Path(*joined, interrupted=interrupted)
 
 
 def _programs(method: NUTS, problem: Problem, warmup: int) -> tuple[Any, Any]:
@@ -219,7 +219,7 @@ def _programs(method: NUTS, problem: Problem, warmup: int) -> tuple[Any, Any]:
             num_warmup=warmup,
             target_accept_prob=method.target_accept_prob,
             max_tree_depth=method.max_tree_depth,
-            trajectory_length=None,
+            trajectory_length=None,  # type: ignore[arg-type]
             model_args=(frame, data),
             rng_key=key,
         )

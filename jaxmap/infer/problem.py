@@ -4,7 +4,7 @@ import time
 import zlib
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -94,11 +94,11 @@ class Problem:
     def solve(self, source: Method | Posterior, seeds: Seeds) -> list[Posterior | FitError]:
         """One posterior per seed, or the error that its fit ended with; an already fitted one is used as it is."""
         if not hasattr(source, "run"):
-            return [source] * seeds.count
+            return [cast(Posterior, source)] * seeds.count
         key_bytes = np.asarray(jax.random.key_data(seeds.keys)).tobytes()
         known = (source, key_bytes, tuple(seeds.ranks))
         if known not in self.solved:
-            self.solved[known] = self._solve(source, seeds)
+            self.solved[known] = self._solve(cast(Method, source), seeds)
         return self.solved[known]
 
     def _solve(self, method: Method, seeds: Seeds) -> list[Posterior | FitError]:

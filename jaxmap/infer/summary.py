@@ -25,8 +25,7 @@ class Summary:
         names = list(self.rows[0])
         cells = [[_cell(row[name]) for name in names] for row in self.rows]
         widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
-        lines = ["  ".join(f"{v:<{w}}" if i == 0 else f"{v:>{w}}" for i, (v, w) in enumerate(zip(line, widths, strict=True)))
-                 for line in [names, *cells]]  # fmt: skip
+        lines = [_aligned(line, widths) for line in [names, *cells]]
         rule = "-" * len(lines[0])
         return "\n".join([self.title, rule, lines[0], rule, *lines[1:], rule] + ([self.footer] if self.footer else []))
 
@@ -53,6 +52,11 @@ def summarize(title: str, columns: dict[str, Any], footer: str = "") -> Summary:
             label = f"{path}[{','.join(map(str, index))}]" if index else path
             rows.append({"parameter": label} | {n: float(np.asarray(t[i][1])[index]) for n, t in trees.items()})
     return Summary(title, tuple(rows), footer)
+
+
+def _aligned(line: list[str], widths: list[int]) -> str:
+    first, *rest = zip(line, widths, strict=True)
+    return "  ".join([f"{first[0]:<{first[1]}}", *(f"{text:>{width}}" for text, width in rest)])
 
 
 def _cell(value: Any) -> str:

@@ -23,6 +23,7 @@ from jaxmap.model.information import information
 from jaxmap.model.networks import Network, as_network
 from jaxmap.model.model import Model, from_log_density
 from jaxmap.model.supervised import supervised
+from jaxmap.model.tabular import tabular
 from jaxmap.model.density import Density
 
 __all__ = [
@@ -51,5 +52,6 @@ __all__ = [
     "loss_scale",
     "marginal",
     "supervised",
+    "tabular",
     "weight_decay",
 ]

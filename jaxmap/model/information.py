@@ -5,7 +5,7 @@ The coordinates make the matrices simple: a Gaussian is described by (mean, log 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,12 +48,12 @@ def _diagonal(*entries: Array) -> Array:
     return jnp.vectorize(jnp.diag, signature="(k)->(k,k)")(_stack(*entries))
 
 
-def _normal(d: dist.Normal) -> Coordinates:
+def _normal(d: Any) -> Coordinates:
     loc, scale = jnp.broadcast_arrays(d.loc, d.scale)
     return Coordinates(_stack(loc, jnp.log(scale)), _diagonal(scale**-2.0, jnp.full_like(scale, 2.0)))
 
 
-def _student(d: dist.StudentT) -> Coordinates:
+def _student(d: Any) -> Coordinates:
     """Lange, Little and Taylor (1989), appendix B, with the scale in logarithms."""
     df, loc, scale = jnp.broadcast_arrays(d.df, d.loc, d.scale)
     zero = jnp.zeros_like(loc)
@@ -67,22 +67,22 @@ def _student(d: dist.StudentT) -> Coordinates:
     return Coordinates(_stack(loc, jnp.log(scale), df), jnp.stack(rows, axis=-2))
 
 
-def _bernoulli(d: BernoulliLogits | BernoulliProbs) -> Coordinates:
+def _bernoulli(d: Any) -> Coordinates:
     p = d.probs
     return Coordinates(_stack(d.logits), (p * (1 - p))[..., None, None])
 
 
-def _categorical(d: CategoricalLogits) -> Coordinates:
+def _categorical(d: Any) -> Coordinates:
     p = d.probs
     eye = jnp.eye(p.shape[-1], dtype=p.dtype).reshape((1,) * (p.ndim - 1) + (p.shape[-1],) * 2)
     return Coordinates(d.logits, p[..., None] * eye - p[..., :, None] * p[..., None, :])
 
 
-def _poisson(d: dist.Poisson) -> Coordinates:
+def _poisson(d: Any) -> Coordinates:
     return Coordinates(_stack(jnp.log(d.rate)), d.rate[..., None, None])
 
 
-def _gamma_poisson(d: dist.GammaPoisson) -> Coordinates:
+def _gamma_poisson(d: Any) -> Coordinates:
     """Negative binomial in (log mean, concentration); the two are orthogonal."""
     r, rate = jnp.broadcast_arrays(d.concentration, d.rate)
     mean = r / rate
@@ -102,7 +102,7 @@ def _mean_trigamma(r: Array, mean: Array, points: int = 512) -> Array:
     return jnp.sum(weights * polygamma(1, y + r), axis=0)
 
 
-def _gamma(d: dist.Gamma) -> Coordinates:
+def _gamma(d: Any) -> Coordinates:
     """Shape and log rate."""
     shape, rate = jnp.broadcast_arrays(d.concentration, d.rate)
     one = jnp.ones_like(shape)
@@ -110,7 +110,7 @@ def _gamma(d: dist.Gamma) -> Coordinates:
     return Coordinates(_stack(shape, jnp.log(rate)), jnp.stack(rows, axis=-2))
 
 
-def _exponential(d: dist.Exponential) -> Coordinates:
+def _exponential(d: Any) -> Coordinates:
     return Coordinates(_stack(jnp.log(d.rate)), jnp.ones_like(d.rate)[..., None, None])
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ class Learned:
 
     def start(self) -> jax.Array:
         """The value at which every fit begins, of the prior's shape."""
-        support = self.prior.support
+        support: Any = self.prior.support
         try:
             mean = jnp.broadcast_to(jnp.asarray(self.prior.mean, float), self.prior.shape())
             if bool(jnp.all(jnp.isfinite(mean)) & jnp.all(support(mean))):
@@ -79,7 +79,7 @@ class Likelihood:
         raise TypeError(f"Expected a likelihood of jaxmap or a callable; got {type(self).__name__}.")
 
 
-def _per_example(distribution: dist.Distribution) -> dist.Distribution:
+def _per_example(distribution: Any) -> dist.Distribution:
     """Move all batch axes but the first into the event."""
     extra = len(distribution.batch_shape) - 1
     return distribution.to_event(extra) if extra > 0 else distribution
@@ -184,7 +184,7 @@ def as_likelihood(likelihood: Any) -> Likelihood:
     if isinstance(likelihood, type) and issubclass(likelihood, Likelihood):
         raise TypeError(f"Expected a likelihood instance; got the class. Write jm.{likelihood.__name__}().")
     if callable(likelihood):
-        return CustomLikelihood(likelihood)
+        return CustomLikelihood(cast(Any, likelihood))
     raise TypeError(f"Expected a likelihood such as jm.Gaussian(scale=1.0); got {likelihood!r}.")
 
 
@@ -207,13 +207,14 @@ def marginal(distribution: dist.Distribution) -> dist.Distribution:
     return marginal(distribution.base_dist) if isinstance(distribution, dist.Independent) else distribution
 
 
-def class_probabilities(distribution: dist.Distribution) -> Float[Array, "n classes"] | None:
+def class_probabilities(distribution: Any) -> Float[Array, "n classes"] | None:
     """P(y = class) per example for distributions over classes, else None."""
-    if isinstance(distribution, dist.CategoricalLogits | dist.CategoricalProbs):
-        return distribution.probs
-    if isinstance(distribution, dist.BernoulliLogits | dist.BernoulliProbs):
-        return jnp.stack([1 - distribution.probs, distribution.probs], axis=-1)
-    return None
+    known = (dist.CategoricalLogits, dist.CategoricalProbs, dist.BernoulliLogits, dist.BernoulliProbs)
+    if not isinstance(distribution, known):
+        return None
+    probs = jnp.asarray(distribution.probs)
+    binary = isinstance(distribution, dist.BernoulliLogits | dist.BernoulliProbs)
+    return jnp.stack([1 - probs, probs], axis=-1) if binary else probs
 
 
 def gaussian_parts(distribution: dist.Distribution) -> tuple[Array, Array] | None:

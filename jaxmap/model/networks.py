@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-import flax
 import jax
 import jax.numpy as jnp
-from flax import linen, nnx
+from flax import errors, linen, nnx
 
 from jaxmap.trees import cast_floats, float_dtype
 from jaxmap.types import Key, Params
@@ -54,7 +53,7 @@ def as_network(network: Any, example: Any = None) -> Network:
     elif isinstance(network, tuple) and len(network) == 2 and all(callable(part) for part in network):
         pure = Network(*network)
     elif callable(network):
-        pure = _from_nnx_factory(network)
+        pure = _from_nnx_factory(cast(Any, network))
     else:
         raise TypeError(
             "Expected an nnx factory `lambda rngs: MLP(rngs)`, an nnx module, a linen module, or a pair "
@@ -105,7 +104,7 @@ def _nnx_apply(graphdef: Any, rest: Any) -> Callable[[Params, Any], Any]:
     def apply(params: Params, x: Any) -> Any:
         try:
             return nnx.merge(graphdef, params, rest)(x)
-        except flax.errors.TraceContextError as error:
+        except errors.TraceContextError as error:
             raise ValueError(
                 NOT_PURE.format(what="a module that changes its own state", remedy="Call module.eval() first.")
             ) from error
@@ -139,10 +138,10 @@ def _from_linen(module: linen.Module, example: Any) -> Network:
 
     try:
         jax.eval_shape(lambda: apply(init(dropout), example))
-    except flax.errors.InvalidRngError as error:
+    except errors.InvalidRngError as error:
         remedy = "Build the module with deterministic=True."
         raise ValueError(NOT_PURE.format(what="active dropout (it asks for random numbers)", remedy=remedy)) from error
-    except flax.errors.ModifyScopeVariableError as error:
+    except errors.ModifyScopeVariableError as error:
         remedy = "Use GroupNorm or LayerNorm, or use_running_average=True."
         raise ValueError(NOT_PURE.format(what="batch statistics in training", remedy=remedy)) from error
     return Network(init, apply)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, Normal, constraints
 
@@ -100,7 +101,7 @@ class Prior:
                 if distribution is None:
                     raise ValueError(f"Expected a proper prior to sample from; {row.path!r} is flat. Give it one.")
                 batch = jnp.shape(row.leaf)[: jnp.ndim(row.leaf) - distribution.event_dim]
-                leaves[i] = distribution.expand(batch).sample(keys[i]).astype(jnp.result_type(row.leaf))
+                leaves[i] = jnp.asarray(distribution.expand(batch).sample(keys[i]), jnp.result_type(row.leaf))
         return jax.tree.structure(params).unflatten(leaves)
 
     def table(self, params: Params) -> str:
@@ -243,7 +244,7 @@ def check_distribution(distribution: Distribution, where: str) -> None:
         check_distribution(base, where)
     for name, constraint in distribution.arg_constraints.items():
         value = vars(distribution).get(name)
-        if value is None or constraint.is_discrete or any(isinstance(v, jax.core.Tracer) for v in [value]):
+        if value is None or constraint.is_discrete or isinstance(value, Tracer):
             continue
         if not bool(jnp.all(constraint(value))):
             raise ValueError(

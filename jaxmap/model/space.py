@@ -134,7 +134,7 @@ BOUNDED = {
 """Constraints with bounds, and their arguments."""
 
 
-def _to_plain(constraint: constraints.Constraint) -> Any:
+def _to_plain(constraint: Any) -> Any:
     kind = type(constraint)
     if kind in NAMED:
         return [NAMED[kind]]

@@ -76,7 +76,7 @@ def supervised(
         x, y = batch
         distribution = emission(*outputs(params, x))
         check_target(distribution, y)
-        return distribution.log_prob(y)
+        return jnp.asarray(distribution.log_prob(y))
 
     return Model(
         log_likelihood=log_likelihood,

@@ -38,4 +38,4 @@ def describe_failure(density: Density, z: Any, data: Data) -> str:
                     if path
                     else f"the gradient of {term} is not finite"
                 )
-    return "the density and its gradient are finite, but the solver's step led out of the finite numbers; lower the learning rate"
+    return "density and gradient are finite, but the solver's step leads out of the finite numbers; lower its rate"

@@ -6,7 +6,7 @@ Inside a chunk nothing of that costs anything. When a chunk ends badly it is run
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -241,7 +241,7 @@ class _Climb:
 
     def _program(self, name: str, function: Any) -> Any:
         """Compile once per model, solver and plan: data, keys and the numbers of steps are arguments."""
-        key = (name, self.density, replace(self.solver, steps=1), self.plan, self.members > 1)
+        key = (name, self.density, replace(cast(Any, self.solver), steps=1), self.plan, self.members > 1)
         return self.density.model.programs.setdefault(key, jax.jit(function))
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jaxmap.curvature import hessian
 
@@ -26,18 +26,21 @@ STALLED_AFTER = 5
 
 
 class SolverState(NamedTuple):
-    """Where a solver is: coordinates, the loss it last saw, gradients spent, and its own memory."""
+    """Where a solver is: coordinates, the loss it last saw, gradients spent (None: one a step), and its memory."""
 
     z: Any
     value: Float[Array, ""]
-    gradients: Int[Array, ""] | None
+    gradients: Any
     inner: Any
 
 
 class Solver(Protocol):
     """What `maximize` drives."""
 
-    steps: int
+    @property
+    def steps(self) -> int:
+        """The largest number of steps."""
+        ...
 
     @property
     def name(self) -> str:
@@ -124,10 +127,11 @@ class LBFGS:
         def of_vector(v: Float[Array, " p"]) -> Float[Array, ""]:
             return loss(unravel(v))
 
-        value, gradient = optax.value_and_grad_from_state(of_vector)(flat, state=memory)
+        found: Any = optax.value_and_grad_from_state(of_vector)(flat, state=memory)
+        value, gradient = found
         update = self._transformation().update
         updates, memory = update(gradient, memory, flat, value=value, grad=gradient, value_fn=of_vector)
-        flat = optax.apply_updates(flat, updates)
+        flat: Any = optax.apply_updates(flat, updates)
         new, gradient = optax.tree.get(memory, "value"), optax.tree.get(memory, "grad")
         stalled = jnp.where(value - new > _rounding(value), 0, stalled + 1)
         small = scaled_gradient(gradient, flat, new) <= _tolerance(self.tolerance, new.dtype)
@@ -184,7 +188,7 @@ class Newton:
         return SolverState(z, jnp.where(accepted, new, value), spent, (radius, small, stalled))
 
     def done(self, state: SolverState) -> Bool[Array, ""]:  # noqa: D102
-        radius, small, stalled = state.inner
+        _, small, stalled = state.inner
         return small | (stalled >= 2 * STALLED_AFTER) | ~jnp.isfinite(state.value)
 
 

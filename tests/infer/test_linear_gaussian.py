@@ -5,7 +5,6 @@ from functools import cached_property
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 import pytest
 from numpyro.distributions import constraints
 from scipy import stats
