@@ -1,7 +1,7 @@
 """The command line: jaxmap compare | datasets."""
 
-import os
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -136,9 +136,14 @@ def _widths(text: str) -> tuple[int, ...] | None:
 
 
 def _writable(folder: Path) -> None:
-    existing = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise click.UsageError(f"Expected --out to be a folder that can be written; got {folder}.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise click.UsageError(
+            f"Expected --out to be a folder that can be written; got {folder}: {error.strerror}."
+        ) from error
 
 
 def main(arguments: list[str] | None = None) -> None:

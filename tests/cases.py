@@ -314,9 +314,11 @@ LINEAR = [
 ]
 """All cases; `BUILDS` crosses them with the ways to build a model."""
 
+BY_HAND = ("scalar", "matrix", "nested", "reordered")
+
 BUILDS = [
     *((case, case.supervised) for case in LINEAR),
-    *((case, case.by_hand) for case in LINEAR if not case.standardized),
+    *((case, case.by_hand) for case in LINEAR if case.name in BY_HAND),
 ]
 
 
@@ -331,7 +333,7 @@ def as_tree(case: LinearCase, vector: np.ndarray) -> Any:
     leaves, treedef = jax.tree.flatten(case.start)
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
     parts = np.split(np.asarray(vector, np.float64), ends, axis=-1)
-    shaped = [part.reshape(*part.shape[:-1], *leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    shaped = [part.reshape((*part.shape[:-1], *leaf.shape)) for part, leaf in zip(parts, leaves, strict=True)]
     return treedef.unflatten(shaped)
 
 

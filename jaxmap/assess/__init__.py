@@ -1,5 +1,6 @@
 """Assessment: what a posterior predicts, how good that is, and what the point estimate costs."""
 
+from jaxmap.assess.emission import Emission
 from jaxmap.assess.predictive import Predictive
 from jaxmap.assess.predict import predict
 from jaxmap.assess.score import score
@@ -10,6 +11,7 @@ from jaxmap.assess.compare import compare
 
 __all__ = [
     "Comparison",
+    "Emission",
     "Fidelity",
     "Predictive",
     "Record",

@@ -73,6 +73,7 @@ def compare(
         identity = _identity(problem, test)
         for seed in range(seeds):
             run_key = jax.random.fold_in(jax.random.fold_in(key, split), seed)
+            identity["key"] = np.asarray(jax.random.key_data(run_key)).tobytes().hex()
             for name, method in methods.items():
                 blank = Record(split, seed, name, identity | {"method": describe(method)}, {}, {}, {})
                 record = None if store is None else store.read(blank)
@@ -179,9 +180,7 @@ def _identity(problem: Problem, test: Any) -> dict[str, str]:
     model = problem.model
     shapes = ", ".join(f"{path}{tuple(leaf.shape)}" for path, leaf in named_leaves(model.start))
     with precision_scope(problem.dtype):
-        value = float(model.log_joint(model.start, problem.data)) if problem.dtype == np.float32 else float(
-            jax.jit(model.log_joint)(model.start, problem.data)
-        )  # fmt: skip
+        value = problem.log_joint_at_start()
     return {
         "model": f"{shapes}; log joint at the start {value:.5g}",
         "train": fingerprint(problem.data),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from jaxmap.assess.emission import Emission
 from jaxmap.assess.predictive import Predictive
 from jaxmap.data import check_data
 from jaxmap.infer import Draws, GaussianPosterior, MixturePosterior
@@ -24,9 +25,9 @@ EXAMPLES_AT_A_TIME = 256
 
 
 class _Parts(NamedTuple):
-    """Members of a predictive, and the function that makes a distribution of each."""
+    """Members of a predictive, and what makes a distribution of each."""
 
-    emission: Callable[[Any], Any]
+    emission: Emission
     members: Any
     log_weights: np.ndarray
 
@@ -156,17 +157,17 @@ def _closed_form(model: Model, posterior: GaussianPosterior, outputs: Any, x: An
     program = model.programs.setdefault("linearised", jax.jit(over_examples))
     root = jnp.asarray(posterior.factor.whiten_inverse(np.eye(mean.size)), mean.dtype)
     loc, scale = program(mean, root, x)
-    return _Parts(_gaussian_member, (loc[None], scale[None]), equal_weights(1))
+    return _Parts(CLOSED_FORM, (loc[None], scale[None]), equal_weights(1))
 
 
-def _gaussian_member(member: Any) -> Any:
-    return gaussian(*member)
+CLOSED_FORM = Emission(lambda member: gaussian(*member))
+"""member (loc, scale) -> Gaussian."""
 
 
-def _emitting(model: Model) -> Callable[[Any], Any]:
-    """Member (outputs, learned values) -> distribution; one function per model, so that parts can be joined."""
-    return model.programs.setdefault("emitting", lambda member: model.emission(*member))  # type: ignore[misc]
+def _emitting(model: Model) -> Emission:
+    """Member (outputs, learned values) -> distribution; one per model."""
+    return model.programs.setdefault("emission", Emission(lambda member: model.emission(*member)))  # type: ignore[misc]
 
 
-def _observing(model: Model, x: Any) -> Callable[[Any], Any]:
-    return lambda params: model.observe(params, x)  # type: ignore[misc]
+def _observing(model: Model, x: Any) -> Emission:
+    return Emission(lambda params: model.observe(params, x))  # type: ignore[misc]

@@ -1,6 +1,5 @@
 """Predictive: a weighted mixture of observation distributions."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
+from jaxmap.assess.emission import Emission
 from jaxmap.data import check_data
 from jaxmap.model import class_probabilities, gaussian_parts, marginal
 from jaxmap.trees import float_dtype, precision_scope
 from jaxmap.types import Key
 
-MEMBERS_AT_A_TIME = 64
 BISECTIONS = 60
 FALLBACK_DRAWS = 4096
 
@@ -36,7 +35,7 @@ class Predictive:
         chains: how many Markov chains the members come from, chain after chain; 1 otherwise.
     """
 
-    emission: Callable[[Any], Any] = field(repr=False)
+    emission: Emission = field(repr=False)
     members: Any = field(repr=False)
     log_weights: np.ndarray = field(repr=False)
     key: Key = field(repr=False)
@@ -61,9 +60,14 @@ class Predictive:
         return "counts" if distribution.support.is_discrete else "real"
 
     @cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        with precision_scope(self.dtype):
+            return tuple(np.asarray(part, np.float64) for part in self.emission.moments(self._on_device))  # type: ignore[return-value]
+
+    @property
     def member_means(self) -> np.ndarray:
         """E[y | member], (S, n, ...); class probabilities (S, n, classes) for classes."""
-        return self._map(_mean)
+        return self._moments[0]
 
     @cached_property
     def probs(self) -> np.ndarray:
@@ -89,16 +93,17 @@ class Predictive:
             raise ValueError("Expected numbers for `mean`; this predictive is over classes. Use `probs`.")
         return self.probs[..., 1]
 
-    @property
+    @cached_property
     def epistemic(self) -> np.ndarray:
         """The variance of the members' means."""
-        centered = self.member_means - self._average(self.member_means)[None]
-        return self._average(centered**2)
+        with np.errstate(invalid="ignore"):  # a mean that does not exist stays nan
+            centered = self.member_means - self._average(self.member_means)[None]
+            return self._average(centered**2)
 
-    @property
+    @cached_property
     def aleatoric(self) -> np.ndarray:
         """The mean of the members' variances."""
-        return self._average(self._map(_variance))
+        return self._average(self._moments[1])
 
     @property
     def variance(self) -> np.ndarray:
@@ -112,7 +117,8 @@ class Predictive:
             ValueError: y of another shape, not finite, or outside the support.
         """
         y = self._checked(y)
-        each = self._map(lambda d: d.log_prob(y))
+        with precision_scope(self.dtype):
+            each = np.asarray(self.emission.log_prob(self._on_device, y), np.float64)
         return np.asarray(logsumexp(each + self.log_weights[:, None], axis=0), np.float64)
 
     def cdf(self, y: Any) -> np.ndarray:
@@ -121,7 +127,7 @@ class Predictive:
             y = jnp.asarray(y, self.dtype)
             if self.kind == "classes":
                 return np.asarray(np.take_along_axis(self.probs.cumsum(-1), np.asarray(y, int)[..., None], -1)[..., 0])
-            return self._cdf(y)
+            return self._cdf(y[None])[0]
 
     def quantile(self, q: float | np.ndarray) -> np.ndarray:
         """The smallest y with cdf(y) >= q, per entry.
@@ -138,7 +144,7 @@ class Predictive:
         levels = np.atleast_1d(np.asarray(q, float))
         if not np.all((levels > 0) & (levels < 1)):
             raise ValueError(f"Expected quantile levels between 0 and 1; got {q}.")
-        found = np.stack([self._quantile(float(level)) for level in levels])
+        found = self._quantiles(levels)
         return found[0] if np.ndim(q) == 0 else found
 
     def sample(self, key: Key, n: int) -> np.ndarray:
@@ -147,9 +153,8 @@ class Predictive:
         picks = jax.random.categorical(choose, jnp.asarray(self.log_weights), shape=(n,))
         keys = jax.random.split(within, n)
         with precision_scope(self.dtype):
-            chosen = jax.tree.map(lambda leaf: jnp.asarray(leaf)[picks], self.members)
-            draw = jax.jit(lambda args: self.emission(args[0]).sample(args[1]))
-            return np.asarray(jax.lax.map(draw, (chosen, keys), batch_size=MEMBERS_AT_A_TIME))
+            chosen = jax.tree.map(lambda leaf: leaf[picks], self._on_device)
+            return np.asarray(self.emission.sample(keys, chosen))
 
     def halves(self) -> tuple["Predictive", "Predictive"]:
         """The first and the second half of the members, weights renewed: two looks at one posterior."""
@@ -169,26 +174,20 @@ class Predictive:
         """(locs, scales) of the members, each (S, n, ...), where y is Gaussian given a member."""
         if gaussian_parts(self._first()) is None:
             return None
-        return self._map(lambda d: gaussian_parts(d)[0]), self._map(lambda d: gaussian_parts(d)[1])  # type: ignore[index]
+        with precision_scope(self.dtype):
+            return tuple(np.asarray(part, np.float64) for part in self.emission.gaussian(self._on_device))  # type: ignore[return-value]
+
+    @property
+    def _on_device(self) -> Any:
+        return jax.tree.map(jnp.asarray, self.members)
 
     def _first(self) -> Any:
         with precision_scope(self.dtype):
             return self.emission(jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), self.members))
 
-    def _map(self, function: Callable[[Any], Any]) -> np.ndarray:
-        """function(distribution) for every member, stacked, in bounded memory, as float64."""
-        with precision_scope(self.dtype):
-            each = jax.jit(
-                lambda members: jax.lax.map(
-                    lambda member: function(self.emission(member)),
-                    members,
-                    batch_size=min(self.size, MEMBERS_AT_A_TIME),
-                )
-            )
-            return np.asarray(each(jax.tree.map(jnp.asarray, self.members)), np.float64)
-
     def _average(self, values: np.ndarray) -> np.ndarray:
-        return np.tensordot(np.exp(self.log_weights), values, 1)
+        with np.errstate(invalid="ignore"):
+            return np.tensordot(np.exp(self.log_weights), values, 1)
 
     def _checked(self, y: Any) -> Any:
         with precision_scope(self.dtype):
@@ -211,68 +210,50 @@ class Predictive:
                 return False
             return True
 
-    @cached_property
-    def _mixture_cdf(self) -> Callable[[Any, Any], Any]:
-        """Y -> the weighted cdf, one compiled program for all bisections."""
-
-        def cdf(y: Any, members: Any) -> Any:
-            def add(total: Any, part: Any) -> Any:
-                member, weight = part
-                return total + weight * marginal(self.emission(member)).cdf(y), None
-
-            weights = jnp.exp(jnp.asarray(self.log_weights, self.dtype))
-            return jax.lax.scan(add, jnp.zeros_like(y), (members, weights))[0]
-
-        return jax.jit(cdf)
-
     def _cdf(self, y: Any) -> np.ndarray:
+        """The mixture's cdf at y of shape (k, n, ...)."""
         if not self._has_cdf:
-            return np.mean(self._fallback_draws <= np.asarray(y)[None], axis=0)
-        return np.asarray(self._mixture_cdf(y, jax.tree.map(jnp.asarray, self.members)), np.float64)
+            return np.mean(self._fallback_draws[None] <= np.asarray(y)[:, None], axis=1)
+        with precision_scope(self.dtype):
+            weights = jnp.exp(jnp.asarray(self.log_weights, self.dtype))
+            found = self.emission.cdf(self._on_device, weights, jnp.asarray(y, self.dtype))
+            return np.asarray(found, np.float64)
 
     @cached_property
     def _fallback_draws(self) -> np.ndarray:
         return self.sample(self.key, FALLBACK_DRAWS)
 
-    def _quantile(self, level: float) -> np.ndarray:
+    def _quantiles(self, levels: np.ndarray) -> np.ndarray:
+        """All levels at once, (k, n, ...), by bisection of the cdf."""
         if self.kind == "classes":
-            return np.argmax(self.probs.cumsum(-1) >= level, axis=-1)
+            return np.stack([np.argmax(self.probs.cumsum(-1) >= level, axis=-1) for level in levels])
         if not self._has_cdf:
-            return np.quantile(self._fallback_draws, level, axis=0, method="inverted_cdf")
-        with precision_scope(self.dtype):
-            low, high = self._bracket(level)
-            step = 1.0 if self.kind == "counts" else 0.0
-            for _ in range(BISECTIONS):
-                middle = np.floor((low + high) / 2) if step else (low + high) / 2
-                below = self._cdf(jnp.asarray(middle, self.dtype)) < level
-                low, high = np.where(below, middle, low), np.where(below, high, middle)
-                if np.all(high - low <= max(step, 0.0)) or np.all((middle == low) & (middle == high)):
-                    break
-            return high
-
-    def _bracket(self, level: float) -> tuple[np.ndarray, np.ndarray]:
-        """Points below and above the quantile, found by doubling away from the mean."""
-        center = np.nan_to_num(self.mean) if not np.all(np.isfinite(self.mean)) else self.mean
-        spread = self.variance
-        width = np.sqrt(np.where(np.isfinite(spread) & (spread > 0), spread, 1.0))
-        low, high = np.floor(center - width), np.ceil(center + width)
-        if self.kind == "counts":
-            low = np.full_like(center, -1.0)
+            return np.quantile(self._fallback_draws, levels, axis=0, method="inverted_cdf")
+        targets = levels.reshape(-1, *(1,) * self.mean.ndim)
+        low, high = self._bracket(targets)
         for _ in range(BISECTIONS):
-            too_high = self._cdf(jnp.asarray(low, self.dtype)) >= level
-            too_low = self._cdf(jnp.asarray(high, self.dtype)) < level
+            middle = np.floor((low + high) / 2) if self.kind == "counts" else (low + high) / 2
+            if np.all((middle == low) | (middle == high)):
+                break
+            below = self._cdf(middle) < targets
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        return high
+
+    def _bracket(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Points below and above the quantiles, found by doubling away from the mean."""
+        center, spread = np.broadcast_arrays(self.mean, self.variance)
+        center = np.where(np.isfinite(center), center, 0.0)
+        width = np.sqrt(np.where(np.isfinite(spread) & (spread > 0), spread, 1.0))
+        shape = np.broadcast_shapes(targets.shape, center[None].shape)
+        whole = self.kind == "counts"
+        low = np.full(shape, -1.0) if whole else np.broadcast_to((center - width)[None], shape)
+        high = np.broadcast_to((np.ceil(center + width) if whole else center + width)[None], shape)
+        for _ in range(BISECTIONS):
+            too_high = np.zeros(shape, bool) if whole else self._cdf(low) >= targets
+            too_low = self._cdf(high) < targets
             if not (too_high.any() or too_low.any()):
                 break
-            width = width * 2
-            low, high = np.where(too_high, low - width, low), np.where(too_low, high + width, high)
+            width = 2 * width
+            step = (np.ceil(width) if whole else width)[None]
+            low, high = np.where(too_high, low - step, low), np.where(too_low, high + step, high)
         return low, high
-
-
-def _mean(distribution: Any) -> Any:
-    probabilities = class_probabilities(distribution)
-    return distribution.mean if probabilities is None else probabilities
-
-
-def _variance(distribution: Any) -> Any:
-    probabilities = class_probabilities(distribution)
-    return distribution.variance if probabilities is None else probabilities * (1 - probabilities)

@@ -59,7 +59,7 @@ def standardize(train: tuple[Any, Any], *, target: bool | None = None) -> Scalin
         return Scaling(x_shift, x_scale)
     if not floating:
         raise ValueError(f"Expected a floating y to standardise; got {y.dtype}. Leave labels and counts as they are.")
-    return Scaling(x_shift, x_scale, np.mean(np.asarray(y, np.float64), axis=0), _spread(y))
+    return Scaling(x_shift, x_scale, np.asarray(np.mean(np.asarray(y, np.float64), axis=0)), _spread(y))
 
 
 def _spread(leaf: Any) -> np.ndarray:

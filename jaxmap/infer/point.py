@@ -69,7 +69,7 @@ class MAP:
         alive = [row for row in rows if runs.ascent.codes[row] != Status.DIVERGED.code]
         if not alive:
             raise failure(self, problem, density, runs, rows[0])
-        found = {row: judge(density, problem, take(runs.ascent.z, row), runs.ascent.codes[row]) for row in alive}
+        found = {row: judge(density, problem, take(runs.ascent.z, row), int(runs.ascent.codes[row])) for row in alive}
         best = max(alive, key=lambda row: found[row].value)
         lost = self.restarts - len(alive)
         info = replace(
@@ -211,12 +211,11 @@ def prior_only(problem: Problem, density: Density) -> list[str]:
     def slope(z: Any, data: Any) -> Any:
         return jax.grad(lambda v: jnp.sum(density.log_likelihoods(v, data)))(z)
 
-    z = problem.model.space.unconstrain(cast_floats(problem.model.start, problem.dtype))
-    leaves, treedef = jax.tree.flatten(z)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    moved = [v + jax.random.uniform(k, v.shape, v.dtype, -0.1, 0.1) for k, v in zip(keys, leaves, strict=True)]
+    rng = np.random.default_rng(0)
+    start = problem.model.start_unconstrained(problem.dtype)
+    moved = jax.tree.map(lambda v: v + jnp.asarray(rng.uniform(-0.1, 0.1, v.shape), v.dtype), start)
     program = problem.model.programs.setdefault(("likelihood slope", density), jax.jit(slope))
-    found = program(treedef.unflatten(moved), problem.data)
+    found = program(moved, problem.data)
     return [path for path, leaf in named_leaves(found) if not np.any(np.asarray(leaf))]
 
 

@@ -142,6 +142,11 @@ class Problem:
         if not np.isfinite(prior):
             raise ValueError(f"Expected a finite log_prior at the start; got {prior}. Start inside the support.")
 
+    def log_joint_at_start(self) -> float:
+        """The density at the model's own start, in nats: a fingerprint of what the functions compute."""
+        params = cast_floats(self.model.start, self.dtype)
+        return float(np.sum(np.asarray(self._likelihoods(params), np.float64)) + float(self.model.log_prior(params)))
+
     def _likelihoods(self, params: Any) -> Any:
         program = self.model.programs.setdefault("likelihoods", jax.jit(self.model.log_likelihood))
         return program(params, self.data)

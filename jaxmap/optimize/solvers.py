@@ -5,7 +5,7 @@ A solver minimises a loss. The state says where it is; what only one solver need
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ class SolverState(NamedTuple):
     inner: Any
 
 
+@runtime_checkable
 class Solver(Protocol):
     """What `maximize` drives."""
 
@@ -55,7 +56,7 @@ class Solver(Protocol):
         """Move once."""
         ...
 
-    def done(self, state: SolverState) -> Bool[Array, ""] | bool:
+    def done(self, state: SolverState) -> Bool[Array, "*members"] | bool:
         """True where another step would not help."""
         ...
 
@@ -138,7 +139,7 @@ class LBFGS:
         searched = optax.tree.get(memory, "num_linesearch_steps")
         return SolverState(unravel(flat), new, state.gradients + searched, (memory, small, stalled))
 
-    def done(self, state: SolverState) -> Bool[Array, ""]:  # noqa: D102
+    def done(self, state: SolverState) -> Bool[Array, "*members"]:  # noqa: D102
         _, small, stalled = state.inner
         return small | (stalled >= STALLED_AFTER) | ~jnp.isfinite(state.value)
 
@@ -187,7 +188,7 @@ class Newton:
         spent = state.gradients + 2 + flat.size
         return SolverState(z, jnp.where(accepted, new, value), spent, (radius, small, stalled))
 
-    def done(self, state: SolverState) -> Bool[Array, ""]:  # noqa: D102
+    def done(self, state: SolverState) -> Bool[Array, "*members"]:  # noqa: D102
         _, small, stalled = state.inner
         return small | (stalled >= 2 * STALLED_AFTER) | ~jnp.isfinite(state.value)
 
@@ -211,7 +212,7 @@ def trust_region_step(
     low = jnp.maximum(0.0, floor - values[0])
     high = low + jnp.linalg.norm(g) / radius + floor
 
-    def bisect(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def bisect(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = jnp.where(low > 0, jnp.sqrt(low * high), (low + high) / 2)
         outside = length(middle) > radius

@@ -118,10 +118,11 @@ def test_a_point_predicts_with_the_noise_alone(fits):
 
 
 def test_the_density_of_the_posterior_is_that_of_scipy(fits):
-    exact = stats.multivariate_normal(fits.case.exact.mean, fits.case.exact.covariance, allow_singular=True)
-    for point in exact.rvs(3, random_state=0).reshape(3, -1):
+    mean, covariance, _ = fits.case.exact
+    exact = stats.multivariate_normal(mean, covariance)
+    for point in np.random.default_rng(0).multivariate_normal(mean, covariance, 3):
         found = fits.laplace.log_prob(as_tree(fits.case, point))
-        np.testing.assert_allclose(found, exact.logpdf(point), rtol=1e-7, atol=1e-7)
+        np.testing.assert_allclose(found, exact.logpdf(point), rtol=TOLERANCE, atol=1e-7)
 
 
 def test_samples_have_the_moments_of_the_posterior(fits):
@@ -141,16 +142,20 @@ def test_samples_have_the_moments_of_the_posterior(fits):
 # The optimisers, where the program is what differs and not the model.
 
 
+@pytest.fixture(scope="module")
+def shifted():
+    case = BY_NAME["shifted"]
+    return Fits(case, case.by_hand)
+
+
 @pytest.mark.parametrize("solver", [None, jm.LBFGS(), jm.Newton()], ids=["chosen", "L-BFGS", "Newton"])
-@pytest.mark.parametrize("name", ["nested", "shifted"])
-def test_every_solver_finds_the_mode_from_three_starts(name, solver):
-    case = BY_NAME[name]
-    point = Fits(case, case.by_hand).fit(jm.MAP(solver, restarts=3))
-    check_mode(case, point.mode)
+def test_every_solver_finds_the_mode_from_three_starts(shifted, solver):
+    point = shifted.fit(jm.MAP(solver, restarts=3))
+    check_mode(shifted.case, point.mode)
     assert point.info.members == (jm.Status.CONVERGED,) * 3
 
 
-@pytest.mark.parametrize("name", ["scalar", "matrix", "reordered", "shifted", "standardized"])
+@pytest.mark.parametrize("name", ["matrix", "shifted", "standardized"])
 def test_mle_is_least_squares_and_map_under_a_flat_prior(name):
     case = BY_NAME[name]
     spread = np.sqrt(np.diag(np.linalg.inv(case.matrix.T @ case.matrix))) * case.noise
@@ -246,15 +251,10 @@ def test_a_log_density_alone_finds_the_same_modes():
 # Markov chains.
 
 
-@pytest.mark.parametrize("name", ["scalar", "matrix"])
+@pytest.mark.parametrize(
+    "name", ["matrix", *(pytest.param(n, marks=pytest.mark.slow) for n in BY_NAME if n not in ("matrix", "vector"))]
+)
 def test_nuts_has_the_moments_of_the_posterior(name):
-    case = BY_NAME[name]
-    _check_nuts(case, Fits(case, case.supervised).fit(jm.NUTS(warmup=300, draws=400)))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["nested", "reordered", "off-centre", "standardized"])
-def test_nuts_has_the_moments_of_other_posteriors(name):
     case = BY_NAME[name]
     _check_nuts(case, Fits(case, case.supervised).fit(jm.NUTS(warmup=300, draws=400)))
 
