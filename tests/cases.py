@@ -101,6 +101,10 @@ class LinearCase:
             return mean, variance
         return self.scaling.y_shift + self.scaling.y_scale * mean, self.scaling.y_scale**2 * variance
 
+    def begin(self, key: Any = None) -> Any:
+        """The start as fresh arrays. jax 0.10 remembers numpy constants in the precision that saw them first."""
+        return jax.tree.map(np.array, self.start)
+
     def by_hand(self) -> jm.Model:
         """The model as pure functions; nothing of jaxmap but `Model` itself."""
 
@@ -119,13 +123,13 @@ class LinearCase:
             constants = sum(-np.log(s) - 0.5 * np.log(2 * np.pi) for s in flat(self.prior_scale))
             return -0.5 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(away)) + constants
 
-        return jm.Model(log_likelihood=log_likelihood, log_prior=log_prior, init=self.start, observe=observe)
+        return jm.Model(log_likelihood=log_likelihood, log_prior=log_prior, init=self.begin(), observe=observe)
 
     def supervised(self, prior: Any = None) -> jm.Model:
         """The model as network, likelihood and prior; another prior (`jm.flat`) on request."""
         if prior is None:
             prior = jax.tree.map(dist.Normal, self.prior_mean, self.prior_scale)
-        network = (lambda key: self.start, self.apply)
+        network = (self.begin, self.apply)
         return jm.supervised(network, jm.Gaussian(scale=self.noise), jm.Prior(prior), scaling=self.scaling)
 
 
@@ -314,7 +318,7 @@ LINEAR = [
 ]
 """All cases; `BUILDS` crosses them with the ways to build a model."""
 
-BY_HAND = ("scalar", "matrix", "nested", "reordered")
+BY_HAND = ("matrix", "nested")
 
 BUILDS = [
     *((case, case.supervised) for case in LINEAR),

@@ -6,6 +6,9 @@
 import os
 from pathlib import Path
 
+# Tests compile hundreds of small programs and run each a few times: optimising the machine code would only cost.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
 import jax
 import jaxtyping
 import pytest

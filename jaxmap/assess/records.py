@@ -1,16 +1,16 @@
 """Records: what one method scored on one split with one seed, as one file written at once."""
 
 import json
-import os
 import re
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
+
+from jaxmap.infer.storage import folder_for, write_atomically
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,25 +52,15 @@ class RecordFolder:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"Expected a folder for records; got the file {self.folder}. Name another.")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder_for("records", folder)
 
     def write(self, record: Record) -> None:
         """Write a record atomically: under a temporary name, flushed, then renamed."""
         header = asdict(record)
         header.pop("arrays")
-        arrays = {name: np.ascontiguousarray(value) for name, value in record.arrays.items()}
-        handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
-        os.close(handle)
-        try:
-            save_file(arrays, temporary, metadata={"record": json.dumps(header)})
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())
-            os.replace(temporary, self.folder / f"{record.name}.safetensors")
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        arrays = {name: np.asarray(value, order="C") for name, value in record.arrays.items()}
+        content = save(arrays, metadata={"record": json.dumps(header)})
+        write_atomically(self.folder / f"{record.name}.safetensors", content)
 
     def read(self, blank: Record) -> Record | None:
         """Take up the record of a cell, None where there is none.

@@ -86,7 +86,7 @@ def fingerprint(data: Data) -> str:
     """Name data by its content: 16 hex digits of SHA-256 over paths, shapes, dtypes and bytes."""
     digest = hashlib.sha256()
     for path, leaf in named_leaves(data):
-        array = np.ascontiguousarray(leaf)
+        array = np.asarray(leaf, order="C")
         digest.update(f"{path}|{array.shape}|{array.dtype}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()[:16]

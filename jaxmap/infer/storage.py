@@ -35,16 +35,13 @@ def write_saved(folder: str | Path, saved: Saved) -> Path:
     Raises:
         ValueError: the path is a file.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"Expected a folder to save to; got the file {folder}. Name another.")
-    folder.mkdir(parents=True, exist_ok=True)
-    content = save({name: np.ascontiguousarray(array) for name, array in saved.arrays.items()})
+    folder = folder_for("posterior", folder)
+    content = save({name: np.asarray(array, order="C") for name, array in saved.arrays.items()})
     name = f"arrays-{hashlib.sha256(content).hexdigest()}.safetensors"
-    _replace(folder / name, content)
+    write_atomically(folder / name, content)
     body = json.dumps(saved.header | {"arrays": name})
     sealed = {"checksum": hashlib.sha256(body.encode()).hexdigest(), "body": body}
-    _replace(folder / HEADER, json.dumps(sealed).encode())
+    write_atomically(folder / HEADER, json.dumps(sealed).encode())
     for other in folder.glob("arrays-*.safetensors"):
         if other.name != name:
             other.unlink()
@@ -167,8 +164,8 @@ def _rebuild(plain: Any, leaves: list[Any]) -> Any:
     return tuple(children) if kind == "tuple" else children
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write under a temporary name, flush to the disk, rename."""
+def write_atomically(path: Path, content: bytes) -> Path:
+    """Write a file under a temporary name, flush it to the disk, rename it: the old one or the new one, never half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -178,3 +175,17 @@ def _replace(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    return path
+
+
+def folder_for(kind: str, folder: str | Path) -> Path:
+    """Make a folder to write to.
+
+    Raises:
+        ValueError: the path is a file.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"Expected a folder for the {kind}; got the file {folder}. Name another.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

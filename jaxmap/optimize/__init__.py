@@ -1,6 +1,7 @@
 """Optimisation: one loop for every solver, and the certificate of what it found."""
 
 from jaxmap.optimize.progress import Progress
+from jaxmap.optimize.trust_region import trust_region_step
 from jaxmap.optimize.solvers import LBFGS, FirstOrder, Newton, Solver, choose_solver
 from jaxmap.optimize.failure import describe_failure
 from jaxmap.optimize.certificate import certify, totals
@@ -19,4 +20,5 @@ __all__ = [
     "describe_failure",
     "maximize",
     "totals",
+    "trust_region_step",
 ]

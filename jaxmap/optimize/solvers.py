@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from jaxmap.curvature import hessian
+from jaxmap.optimize.trust_region import trust_region_step
 
 Loss = Callable[[Any], Float[Array, ""]]
 
@@ -191,42 +192,6 @@ class Newton:
     def done(self, state: SolverState) -> Bool[Array, "*members"]:  # noqa: D102
         _, small, stalled = state.inner
         return small | (stalled >= 2 * STALLED_AFTER) | ~jnp.isfinite(state.value)
-
-
-def trust_region_step(
-    matrix: Float[Array, "p p"], gradient: Float[Array, " p"], radius: Float[Array, ""]
-) -> tuple[Float[Array, " p"], Float[Array, ""]]:
-    """Minimise g's + s'Hs/2 over |s| <= radius.
-
-    Returns:
-        step: s; and the decrease that the model predicts.
-    """
-    values, vectors = jnp.linalg.eigh(matrix)
-    g = vectors.T @ gradient
-    eps = jnp.finfo(g.dtype).eps
-    floor = eps * jnp.maximum(jnp.max(jnp.abs(values)), jnp.finfo(g.dtype).tiny)
-
-    def length(shift: Array) -> Array:
-        return jnp.linalg.norm(g / (values + shift))
-
-    low = jnp.maximum(0.0, floor - values[0])
-    high = low + jnp.linalg.norm(g) / radius + floor
-
-    def bisect(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = jnp.where(low > 0, jnp.sqrt(low * high), (low + high) / 2)
-        outside = length(middle) > radius
-        return jnp.where(outside, middle, low), jnp.where(outside, high, middle)
-
-    _, shift = jax.lax.fori_loop(0, 60, bisect, (low, high))
-    shift = jnp.where(length(low) <= radius, low, shift)
-    s = -g / (values + shift)
-    # The hard case: the gradient has no part along the lowest, negative curvature. Follow it to the edge.
-    missing = jnp.sqrt(jnp.maximum(radius**2 - jnp.sum(s**2), 0.0))
-    along = jnp.where(g[0] > 0, -missing, missing)
-    s = s.at[0].add(jnp.where(values[0] < -floor, along, 0.0))
-    predicted = -(jnp.dot(g, s) + jnp.dot(values, s**2) / 2)
-    return vectors @ s, predicted
 
 
 def scaled_gradient(gradient: Any, z: Any, value: Any) -> Float[Array, ""]:

@@ -1,11 +1,11 @@
 """A comparison on disk."""
 
+import io
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from jaxmap.infer.storage import folder_for, write_atomically
 from jaxmap.report.figures import comparison_figures
 from jaxmap.report.table import comparison_markdown
 
@@ -23,20 +23,15 @@ def save_comparison(comparison: Any, folder: str | Path) -> list[Path]:
     Raises:
         ValueError: the path is a file.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"Expected a folder to write the report to; got the file {folder}. Name another.")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder_for("report", folder)
     written = [
-        _write(folder / "table.md", comparison_markdown(comparison).encode()),
-        _write(folder / "record.json", json.dumps(record_of(comparison), indent=2).encode()),
+        write_atomically(folder / "table.md", comparison_markdown(comparison).encode()),
+        write_atomically(folder / "record.json", json.dumps(record_of(comparison), indent=2).encode()),
     ]
     for name, figure in comparison_figures(comparison).items():
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".png")
-        os.close(handle)
-        figure.savefig(temporary, dpi=160)
-        os.replace(temporary, folder / f"{name}.png")
-        written.append(folder / f"{name}.png")
+        content = io.BytesIO()
+        figure.savefig(content, dpi=160, format="png")
+        written.append(write_atomically(folder / f"{name}.png", content.getvalue()))
     return written
 
 
@@ -58,13 +53,3 @@ def record_of(comparison: Any) -> dict[str, Any]:
             for record in comparison.records
         ],
     }
-
-
-def _write(path: Path, content: bytes) -> Path:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    return path

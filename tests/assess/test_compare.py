@@ -129,7 +129,7 @@ def test_an_interrupted_write_leaves_no_half_record(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr("jaxmap.assess.records.os.replace", fail)
+    monkeypatch.setattr("jaxmap.infer.storage.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         jm.compare(jax.random.key(1), build, SPLITS[0], {"MAP": jm.MAP()}, folder=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -158,7 +158,7 @@ def test_split_leaves_rows_on_both_sides(test, key):
 @pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
 def test_split_refuses_lengths_that_differ(make, key):
     # jax arrays clamp rows that do not exist: the pairs would silently be others.
-    with pytest.raises(ValueError, match="Expected .*x has 6, y has 5"):
+    with pytest.raises(ValueError, match=r"Expected .*x has 6, y has 5"):
         split(key, (make(X), make(Y[:5])), 0.5)
 
 

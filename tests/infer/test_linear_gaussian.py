@@ -139,6 +139,18 @@ def test_samples_have_the_moments_of_the_posterior(fits):
     np.testing.assert_array_less(np.abs(white.T @ white / n - correlation), 4 * error)
 
 
+@pytest.mark.parametrize("build", ["supervised", "by_hand"])
+def test_a_model_with_numpy_constants_serves_both_precisions(build):
+    """numpy's arrays are float64: constants of a model that must not get in the way of a fit in single precision."""
+    case = BY_NAME["reordered"]
+    model = getattr(case, build)()
+    for precision, tolerance in (("float32", 1e-3), ("float64", TOLERANCE), ("float32", 1e-3)):
+        point = jm.fit(KEY, model, case.data, jm.MAP(), precision=precision)
+        check_mode(case, point.mode, tolerance)
+        assert point.info.status is jm.Status.CONVERGED
+        assert point.mode["z"].dtype == precision
+
+
 # The optimisers, where the program is what differs and not the model.
 
 

@@ -53,10 +53,8 @@ def check(point, expected):
 # A strength, the loss that it was added to, and the penalty per squared error that this makes.
 LOSSES = {
     "added to the sum of squared errors": (dict(loss="mse", noise_scale=NOISE), lambda s, n: s / 2),
-    "added to half the sum": (dict(loss="half_mse", noise_scale=NOISE), lambda s, n: s),
     "added to the negative log-likelihood": (dict(), lambda s, n: s * NOISE**2),
     "added to the mean squared error": (dict(per="mean", loss="mse", noise_scale=NOISE), lambda s, n: n * s / 2),
-    "added to half the mean": (dict(per="mean", loss="half_mse", noise_scale=NOISE), lambda s, n: n * s),
 }
 
 
@@ -95,12 +93,3 @@ def test_a_flat_prior_gives_the_mle(sound):
     for name in ("kernel", "bias"):
         np.testing.assert_allclose(at_map[name], mle[name], rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose([mle["bias"], *mle["kernel"]], ridge(x, y, 0.0, 0.0), rtol=1e-8, atol=1e-10)
-
-
-def test_no_strength_is_the_flat_prior(sound):
-    x, y = sound
-    modes = [
-        jm.fit(KEY, linear(x, prior), (x, y), jm.MAP(), precision="float64").mode
-        for prior in (jm.weight_decay(0.0), jm.Prior(jm.flat))
-    ]
-    np.testing.assert_array_equal(modes[0]["kernel"], modes[1]["kernel"])

@@ -54,7 +54,6 @@ METHODS = {
     "minibatch": (jm.MAP(ADAM, steps=40, batch_size=8), jm.MAP(ADAM, steps=70, batch_size=8)),
     "chosen": (jm.MAP(), jm.MAP(steps=50)),
     "L-BFGS": (jm.MAP(jm.LBFGS()), jm.MAP(jm.LBFGS(), steps=50)),
-    "restarts": (jm.MAP(jm.LBFGS(), restarts=3), jm.MAP(jm.LBFGS(), restarts=3, steps=50)),
     "MLE": (jm.MLE(), jm.MLE(steps=50)),
     "Laplace": (jm.Laplace(), jm.Laplace(jm.MAP(space="unconstrained", steps=50))),
     "Ensemble": (
