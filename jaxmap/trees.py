@@ -105,10 +105,39 @@ def precision_scope(dtype: Any) -> Iterator[None]:
         yield
 
 
+def in_double(function: Callable[..., Any], *arguments: Tree) -> Any:
+    """Call a function with its arguments in float64; in their own precision where it cannot compute in float64.
+
+    It cannot where it holds a numpy constant that jax has already fixed in float32.
+    """
+    try:
+        with jax.enable_x64(True):
+            return function(*(cast_floats(argument, jnp.float64) for argument in arguments))
+    except (TypeError, ValueError, jax.errors.JaxRuntimeError):
+        return function(*arguments)
+
+
 def settled(tree: Tree) -> Tree:
     """Bring float64 leaves to numpy, where they stay float64 outside a precision scope; others stay as they are."""
     double = np.dtype("float64")
     return jax.tree.map(lambda leaf: np.asarray(leaf) if leaf.dtype == double else leaf, tree)
+
+
+def check_key(key: Any, verb: str) -> Any:
+    """Accept a key of jax.random, typed or raw, and return it typed.
+
+    Raises:
+        TypeError: something else, or a traced key.
+    """
+    if has_tracers(key):
+        raise TypeError(
+            f"Expected jm.{verb} to run on the host; got a traced key (inside jit or vmap). Use jm.Ensemble."
+        )
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
+    raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == (2,)
+    if not (typed or raw):
+        raise TypeError(f"Expected a key such as jax.random.key(0) as first argument; got {key!r}.")
+    return key if typed else jax.random.wrap_key_data(jnp.asarray(key))
 
 
 def has_tracers(*values: Any) -> bool:

@@ -17,7 +17,7 @@ from jaxmap.assess.score import score
 from jaxmap.data import check_data, fingerprint
 from jaxmap.infer import Problem, fit_problem
 from jaxmap.infer.point import describe
-from jaxmap.infer.problem import library_versions, named_key
+from jaxmap.infer.problem import check_method, library_versions, named_key
 from jaxmap.model import Model
 from jaxmap.trees import named_leaves, precision_scope
 from jaxmap.types import FitError, Key, Method
@@ -63,6 +63,8 @@ def compare(
         ValueError: bad options; a record in `folder` of another model, data, method or version.
     """
     key = named_key(key, "compare")
+    if not isinstance(model, Model) and not callable(model):
+        raise TypeError(f"Expected a jm.Model or a function train -> Model; got {type(model).__name__}.")
     pairs = _pairs(splits)
     _check_options(methods, reference, seeds)
     store = None if folder is None else RecordFolder(folder)
@@ -70,6 +72,7 @@ def compare(
     for split, (train, test) in enumerate(pairs):
         built = model if isinstance(model, Model) else model(train)
         problem = Problem.of(built, train, precision=precision, progress=progress)
+        check_test(built, test, precision)
         identity = _identity(problem, test)
         for seed in range(seeds):
             run_key = jax.random.fold_in(jax.random.fold_in(key, split), seed)
@@ -92,6 +95,18 @@ def compare(
     }
     config |= {"key": np.asarray(jax.random.key_data(key)).tolist(), "versions": library_versions()}
     return Comparison(tuple(records), reference, config)
+
+
+def check_test(model: Model, test: Any, precision: str | None) -> None:
+    """Refuse test data that could not be scored, before anything is fitted."""
+    if model.observe is None:
+        raise ValueError(
+            "Expected a model with `observe`, to predict the test data; got none. Give Model(observe=...)."
+        )
+    try:
+        Problem.of(model, test, precision=precision)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"Expected test data (x, y) that fit the model. {error}") from error
 
 
 def _cell(key: Key, problem: Problem, method: Method, test: Any, blank: Record) -> Record:
@@ -165,13 +180,14 @@ def _check_options(methods: Mapping[str, Method], reference: str | None, seeds: 
     if not isinstance(methods, Mapping) or not methods:
         raise ValueError(f"Expected methods as a dict of names, {{'MAP': jm.MAP()}}; got {methods!r}.")
     for name, method in methods.items():
-        if not hasattr(method, "run"):
-            raise TypeError(f"Expected a method for row {name!r}; got {method!r}. Write jm.MAP().")
+        if not isinstance(name, str):
+            raise TypeError(f"Expected row names that are text; got {name!r}.")
+        check_method(method, f"row {name!r}")
     if CEILING in methods:
         raise ValueError(f"Expected row names other than {CEILING!r}, which is the reference against itself.")
     if reference is not None and reference not in methods:
         raise ValueError(f"Expected reference to be one of {', '.join(methods)}; got {reference!r}.")
-    if not isinstance(seeds, int) or seeds < 1:
+    if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
         raise ValueError(f"Expected seeds >= 1; got {seeds!r}.")
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import errors
 from jax.flatten_util import ravel_pytree
 
 from jaxmap.assess.emission import Emission
@@ -14,10 +15,11 @@ from jaxmap.assess.predictive import Predictive
 from jaxmap.data import check_data
 from jaxmap.infer import Draws, GaussianPosterior, MixturePosterior
 from jaxmap.infer.laplace import unconstrained_outputs
+from jaxmap.infer.point import check_counts
 from jaxmap.infer.posteriors import equal_weights, is_posterior
 from jaxmap.infer.problem import named_key
 from jaxmap.model import Model, gaussian, gaussian_parts
-from jaxmap.trees import float_dtype, precision_scope, settled
+from jaxmap.trees import cast_floats, float_dtype, has_tracers, named_leaves, precision_scope, settled
 from jaxmap.types import Key
 
 DRAWS_AT_A_TIME = 32
@@ -54,21 +56,56 @@ def predict(key: Key, model: Model, posterior: Any, x: Any, *, draws: int | None
         TypeError: something that is not a posterior.
     """
     key = named_key(key, "predict")
+    if not isinstance(model, Model):
+        raise TypeError(f"Expected a jm.Model as second argument, jm.Model; got {type(model).__name__}.")
+    if has_tracers(x):
+        raise TypeError("Expected jm.predict to run on the host; got traced inputs (inside jit or vmap).")
+    if x is None or isinstance(x, tuple):
+        raise TypeError("Expected x alone, the new inputs; got None or a tuple. Leave y out.")
     if model.observe is None:
         raise ValueError(
             "Expected a model with `observe`, to say how y depends on x; got none. Give Model(observe=...)."
         )
     if not is_posterior(posterior):
         raise TypeError(f"Expected a posterior from jm.fit; got {type(posterior).__name__}.")
-    if draws is not None and draws < 1:
-        raise ValueError(f"Expected draws >= 1; got {draws}.")
+    check_counts(draws=draws)
     dtype = _dtype_of(posterior)
     with precision_scope(dtype):
         x = check_data(x, name="x", dtype=dtype)
+        _check_posterior(model, posterior)
+        _check_inputs(model, x, dtype)
         parts = _members(key, model, posterior, x, draws)
         parts = parts._replace(members=settled(parts.members))
     chains = posterior.shape[0] if isinstance(posterior, Draws) else 1
     return Predictive(*parts, jax.random.fold_in(key, 1), chains)
+
+
+def _check_posterior(model: Model, posterior: Any) -> None:
+    """Refuse a posterior over other parameters than the model's."""
+    if isinstance(posterior, MixturePosterior):
+        for member in posterior.members:
+            _check_posterior(model, member)
+        return
+    lead = 2 if isinstance(posterior, Draws) else 0
+    params = posterior.draws if isinstance(posterior, Draws) else posterior.mode
+    found, own = ([(p, jnp.shape(v)) for p, v in named_leaves(tree)] for tree in (params, model.start))
+    if [(p, shape[lead:]) for p, shape in found] != own:
+        raise ValueError(
+            "Expected a posterior of this model; got one over other parameters. Give the model it was fitted with."
+        )
+
+
+def _check_inputs(model: Model, x: Any, dtype: Any) -> None:
+    """Refuse inputs that the model cannot take."""
+    try:
+        jax.eval_shape(lambda p, x: model.observe(p, x).mean, cast_floats(model.start, dtype), x)  # type: ignore[misc]
+    except (NotImplementedError, AttributeError):
+        return
+    except (ValueError, TypeError, errors.FlaxError) as error:
+        if "Expected" in str(error):
+            raise
+        shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(x))
+        raise ValueError(f"Expected x of the shape that the model was fitted on; got {shapes}: {error}") from error
 
 
 def _dtype_of(posterior: Any) -> Any:

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
+from scipy.special import logsumexp
 
 from jaxmap.assess.emission import Emission
 from jaxmap.data import check_data
 from jaxmap.model import class_probabilities, gaussian_parts, marginal
-from jaxmap.trees import float_dtype, precision_scope
+from jaxmap.trees import float_dtype, has_tracers, precision_scope
 from jaxmap.types import Key
 
 BISECTIONS = 60
@@ -123,6 +123,9 @@ class Predictive:
 
     def cdf(self, y: Any) -> np.ndarray:
         """P(Y_i <= y_i) per entry."""
+        expected = self.mean.shape if self.kind != "classes" else self.probs.shape[:-1]
+        if np.shape(y) != expected:
+            raise ValueError(f"Expected y with shape {expected}; got {np.shape(y)}.")
         with precision_scope(self.dtype):
             y = jnp.asarray(y, self.dtype)
             if self.kind == "classes":
@@ -190,6 +193,8 @@ class Predictive:
             return np.tensordot(np.exp(self.log_weights), values, 1)
 
     def _checked(self, y: Any) -> Any:
+        if has_tracers(y):
+            raise TypeError("Expected predictions to be scored on the host; got traced targets (inside jit or vmap).")
         with precision_scope(self.dtype):
             y = check_data(y, name="y", dtype=self.dtype)
             expected = self._first().shape()

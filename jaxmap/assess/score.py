@@ -15,6 +15,7 @@ from jaxmap.statistics import (
     mae,
     rmse,
 )
+from jaxmap.trees import has_tracers
 
 CRPS_DRAWS = 2000
 
@@ -37,6 +38,16 @@ def score(predictive: Predictive, y: Any) -> dict[str, float]:
     Raises:
         ValueError: y of another shape, not finite, or outside the support.
     """
+    if not isinstance(predictive, Predictive):
+        raise TypeError(f"Expected a predictive from jm.predict; got {type(predictive).__name__}.")
+    if y is None or isinstance(y, tuple):
+        raise TypeError("Expected y alone, the observed targets; got None or a tuple. Leave x out.")
+    if has_tracers(y):
+        raise TypeError(
+            "Expected predictions to be scored; jm.score has to run on the host; got traced targets (inside jit)."
+        )
+    if predictive.kind == "classes" and not has_tracers(y) and np.asarray(y).dtype.kind == "f":
+        raise TypeError("Expected integer labels as y; got floats. Convert them with y.astype(int).")
     log_probs = predictive.log_prob(y)
     scores = {"lppd": float(np.mean(log_probs)), "nll": -float(np.mean(log_probs))}
     y = np.asarray(y)

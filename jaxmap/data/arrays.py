@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmap.trees import cast_floats, named_leaves
+from jaxmap.trees import cast_floats, check_key, named_leaves
 from jaxmap.types import Data, Key
 
 
@@ -52,7 +52,10 @@ def check_data(data: Data, *, name: str = "data", dtype: Any = None) -> Data:
     if lengths and not all(lengths.values()):
         raise ValueError(f"Expected {name} with at least one example; got none. Check the filter that made it.")
     arrays = jax.tree.map(jnp.asarray, data)
-    return arrays if dtype is None else cast_floats(arrays, dtype)
+    arrays = arrays if dtype is None else cast_floats(arrays, dtype)
+    for (path, given), (_, kept) in zip(named_leaves(data), named_leaves(arrays), strict=True):
+        _refuse_overflow(np.asarray(given), np.asarray(kept), _where(name, path))
+    return arrays
 
 
 def take_examples(data: Data, rows: Any) -> Data:
@@ -74,9 +77,13 @@ def split(key: Key, data: Data, test: float | int = 0.1) -> tuple[Data, Data]:
     Raises:
         ValueError: one side would be empty.
     """
+    key = check_key(key, "split")
+    lengths = {len(leaf) for leaf in jax.tree.leaves(data)}
+    if len(lengths) != 1:
+        check_data(data)  # says which arrays differ
     n = num_examples(data)
-    rows = round(test * n) if isinstance(test, float) else test
-    if not 0 < rows < n:
+    rows = round(test * n) if isinstance(test, float) and np.isfinite(test) else test
+    if not isinstance(rows, int | np.integer) or not 0 < rows < n:
         raise ValueError(f"Expected a test share that leaves rows on both sides of {n}; got {test!r}.")
     order = np.asarray(jax.random.permutation(key, n))
     return take_examples(data, np.sort(order[rows:])), take_examples(data, np.sort(order[:rows]))
@@ -99,10 +106,20 @@ def _where(name: str, path: str) -> str:
 
 
 def _numeric(leaf: Any, where: str) -> np.ndarray:
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise TypeError(f"Expected {where} without masked values; got a masked array. Fill or drop them.")
     array = np.asarray(leaf)
-    if array.dtype.kind not in "fiubV":  # V: bfloat16 and its kin
+    if array.dtype.kind not in "fiubV" or array.dtype.names:  # V: bfloat16 and its kin
         raise TypeError(f"Expected {where} to be a numeric array; got dtype {array.dtype}. Encode text as numbers.")
     return array
+
+
+def _refuse_overflow(given: np.ndarray, kept: np.ndarray, where: str) -> None:
+    """Numbers that the device's dtype cannot hold would wrap around or become infinite in silence."""
+    if given.dtype.kind in "iu" and given.dtype != kept.dtype and np.any(given != kept):
+        raise ValueError(f"Expected integers in {where} that fit into {kept.dtype}; got larger ones. Use floats.")
+    if kept.dtype.kind == "f" and not np.all(np.isfinite(kept)):
+        raise ValueError(f"Expected numbers in {where} that fit into {kept.dtype}; got larger ones. Rescale them.")
 
 
 def _refuse_non_finite(array: np.ndarray, where: str) -> None:

@@ -25,13 +25,14 @@ class Scaling:
     y_scale: np.ndarray | None = None
 
     def inputs(self, x: Any) -> Any:
-        """Bring raw inputs to the network's units, in the dtype of x."""
+        """Bring raw inputs to the network's units, in the dtype of x (integers become floats).
 
-        def scale_leaf(leaf: jax.Array, shift: np.ndarray, scale: np.ndarray) -> jax.Array:
-            shift, scale = (np.expand_dims(v, 0).astype(leaf.dtype) for v in (shift, scale))
-            return (leaf - shift) / scale
-
-        return jax.tree.map(scale_leaf, x, self.x_shift, self.x_scale)
+        Raises:
+            ValueError: columns of another shape than those the scaling was learned on.
+        """
+        if jax.tree.structure(x) != jax.tree.structure(self.x_shift):
+            raise ValueError("Expected x of the structure that the scaling was learned on; got another. Give the same.")
+        return jax.tree.map(_scaled, x, self.x_shift, self.x_scale)
 
 
 def standardize(train: tuple[Any, Any], *, target: bool | None = None) -> Scaling:
@@ -49,8 +50,10 @@ def standardize(train: tuple[Any, Any], *, target: bool | None = None) -> Scalin
     Raises:
         ValueError: see `check_data`.
     """
-    x, y = check_data(train, name="train")
-    x_shift = jax.tree.map(lambda leaf: np.mean(np.asarray(leaf, np.float64), axis=0), x)
+    if not (isinstance(train, tuple | list) and len(train) == 2):
+        raise ValueError(f"Expected the training data as a pair (x, y); got {type(train).__name__}.")
+    x, y = check_data(tuple(train), name="train")
+    x_shift = jax.tree.map(lambda leaf: np.asarray(np.mean(np.asarray(leaf, np.float64), axis=0)), x)
     x_scale = jax.tree.map(_spread, x)
     floating = jnp.issubdtype(y.dtype, jnp.floating)
     if target is None:
@@ -62,6 +65,17 @@ def standardize(train: tuple[Any, Any], *, target: bool | None = None) -> Scalin
     return Scaling(x_shift, x_scale, np.asarray(np.mean(np.asarray(y, np.float64), axis=0)), _spread(y))
 
 
+def _scaled(leaf: Any, shift: Any, scale: Any) -> jax.Array:
+    leaf = jnp.asarray(leaf)
+    if leaf.shape[1:] != np.shape(shift):
+        raise ValueError(
+            f"Expected x with examples of shape {np.shape(shift)}, as the scaling was learned on; got {leaf.shape[1:]}."
+        )
+    dtype = leaf.dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.result_type(float)
+    shift, scale = (jnp.asarray(np.expand_dims(v, 0), dtype) for v in (shift, scale))
+    return (leaf.astype(dtype) - shift) / scale
+
+
 def _spread(leaf: Any) -> np.ndarray:
     spread = np.std(np.asarray(leaf, np.float64), axis=0)
-    return np.where(spread > 0, spread, 1.0)
+    return np.asarray(np.where(spread > 0, spread, 1.0))

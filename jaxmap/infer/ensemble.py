@@ -10,7 +10,7 @@ from jaxmap.infer.draws import Draws
 from jaxmap.infer.mixture import MixturePosterior
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.point import MAP, check_counts, describe
-from jaxmap.infer.problem import Problem, library_versions, multiply
+from jaxmap.infer.problem import Problem, check_method, library_versions, multiply
 from jaxmap.types import FitError, Info, Method, Seeds, Status
 
 
@@ -31,8 +31,7 @@ class Ensemble:
 
     def __post_init__(self) -> None:
         check_counts(members=self.members)
-        if not hasattr(self.of, "run"):
-            raise TypeError(f"Expected a method as `of`; got {self.of!r}. Write jm.Ensemble(jm.MAP()).")
+        check_method(self.of, "`of`")
 
     def run(self, problem: Problem, seeds: Seeds) -> list[Any]:
         """Fit all members of all seeds; member 0 gets the seed's key, member k fold_in(key, k)."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxmap.infer.point import MAP
-from jaxmap.infer.problem import Problem, computing_dtype, named_key, seeds_of
+from jaxmap.infer.problem import Problem, check_method, computing_dtype, named_key, seeds_of
 from jaxmap.model import Model
 from jaxmap.trees import has_tracers, precision_scope
 from jaxmap.types import Data, FitError, Key, Method
@@ -38,9 +38,7 @@ def fit(
     """
     if has_tracers(data):
         raise TypeError("Expected jm.fit to run on the host; got traced data (inside jit or vmap). Use jm.Ensemble.")
-    if not hasattr(method, "run"):
-        hint = f" Write jm.{method.__name__}()." if isinstance(method, type) else ""
-        raise TypeError(f"Expected a method such as jm.MAP(); got {method!r}.{hint}")
+    check_method(method, "method")
     key = named_key(key, "fit")
     if not isinstance(model, Model):
         raise TypeError(f"Expected a jm.Model; got {type(model).__name__}. Build one with jm.supervised(...).")

@@ -6,17 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from jaxmap.curvature import Factor, SingularCurvatureError, factorize, ggn, hessian
 from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.point import MAP, Climbs, describe
 from jaxmap.infer.posteriors import Point
-from jaxmap.infer.problem import Problem, Stopwatch
+from jaxmap.infer.problem import Problem, Stopwatch, check_method
 from jaxmap.model import Density, Model
 from jaxmap.optimize import Budget, choose_solver, maximize
 from jaxmap.optimize.certificate import coordinate_paths
-from jaxmap.trees import cast_floats
+from jaxmap.trees import in_double
 from jaxmap.types import FitError, Method, Posterior, Seeds, Status
 
 FULL_UP_TO = 12_000
@@ -48,8 +47,8 @@ class Laplace:
             raise ValueError(f"Expected curvature='full'; got {self.curvature!r}.")
         if self.hessian not in (None, "ggn", "exact"):
             raise ValueError(f"Expected hessian='ggn', 'exact' or None; got {self.hessian!r}.")
-        if not (hasattr(self.at, "run") or isinstance(self.at, Point)):
-            raise TypeError(f"Expected `at` to be a point method or a fitted point; got {self.at!r}.")
+        if not isinstance(self.at, Point):
+            check_method(self.at, "`at`")
 
     def run(self, problem: Problem, seeds: Seeds) -> list[Any]:
         """Find the modes, all in one program where the method can."""
@@ -73,9 +72,13 @@ class Laplace:
             raise point
         if not isinstance(point, Point):
             raise TypeError(f"Expected Laplace at a point; got {type(point).__name__}. Use jm.Laplace(at=jm.MAP()).")
+        if [jnp.shape(v) for v in jax.tree.leaves(point.mode)] != [
+            v.shape for v in jax.tree.leaves(problem.model.start)
+        ]:
+            raise ValueError("Expected a point of this model; got one over other parameters. Fit it with this model.")
         watch = Stopwatch()
         point, notes = _unconstrained_mode(point, problem)
-        if point.info.status is Status.NOT_A_MAXIMUM and not self.force:
+        if point.info.status in (Status.NOT_A_MAXIMUM, Status.AT_BOUNDARY) and not self.force:
             flat = ", ".join(point.info.certificate.flat) if point.info.certificate else "unknown directions"
             raise FitError(
                 f"Laplace needs a maximum; the search ended where the density is flat or grows along {flat}. "
@@ -105,11 +108,10 @@ class Curved:
     def __init__(self, density: Density, z: Any, problem: Problem):
         self.density, self.problem = density, problem
         self.names = coordinate_paths(z)
-        with jax.enable_x64(True):
-            self._z, self._data = cast_floats(z, jnp.float64), cast_floats(problem.data, jnp.float64)
-            value, gradient = self._program("value", jax.value_and_grad(density))(self._z, self._data)
-            self.value = float(value)
-            self.gradient = np.asarray(ravel_pytree(gradient)[0])
+        self._at = (jax.tree.map(jnp.asarray, z) if problem.dtype != np.float64 else z, problem.data)
+        value, gradient = in_double(self._program("value", jax.value_and_grad(density)), *self._at)
+        self.value = float(value)
+        self.gradient = np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(gradient)])
 
     def climb_ladder(self, kind: str, force: bool, point: Point) -> tuple[Factor, str, float]:
         """Exact Hessian, then Gauss-Newton, then clipped eigenvalues; says on which rung it stands."""
@@ -146,8 +148,7 @@ class Curved:
         def curvature(z: Any, data: Any) -> Any:
             return hessian(lambda v: -self.density(v, data), z)
 
-        with jax.enable_x64(True):
-            matrix = np.asarray(self._program("curvature", curvature)(self._z, self._data))
+        matrix = np.asarray(in_double(self._program("curvature", curvature), *self._at), np.float64)
         return matrix, 3.0 * len(matrix)
 
     def gauss_newton(self) -> tuple[np.ndarray, float]:
@@ -158,10 +159,9 @@ class Curved:
             likelihood = ggn(unconstrained_outputs(model), model.emission, z, data)  # type: ignore[arg-type]
             return likelihood + hessian(lambda v: -density.log_prior(v), z)
 
-        with jax.enable_x64(True):
-            matrix = np.asarray(self._program("ggn", curvature)(self._z, self._data))
-            x = self._data[0]
-            shapes = jax.eval_shape(model.outputs, model.space.constrain(self._z), x)  # type: ignore[arg-type]
+        matrix = np.asarray(in_double(self._program("ggn", curvature), *self._at), np.float64)
+        z, (x, *_) = self._at
+        shapes = jax.eval_shape(unconstrained_outputs(model), z, x)
         width = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes)) / self.problem.num_examples
         return matrix, float(np.ceil(width))
 

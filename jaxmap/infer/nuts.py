@@ -13,8 +13,8 @@ from jaxmap.infer.draws import Draws
 from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.mixture import MixturePosterior
 from jaxmap.infer.point import check_counts, describe
-from jaxmap.infer.posteriors import Point
-from jaxmap.infer.problem import Problem, Stopwatch, library_versions, multiply
+from jaxmap.infer.posteriors import Point, is_posterior
+from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions, multiply
 from jaxmap.model import Density
 from jaxmap.optimize import Progress
 from jaxmap.optimize.maximize import SECONDS_PER_CHUNK
@@ -58,8 +58,10 @@ class NUTS:
 
     def __post_init__(self) -> None:
         check_counts(chains=self.chains, warmup=self.warmup, draws=self.draws, max_tree_depth=self.max_tree_depth)
-        if not 0 < self.target_accept_prob < 1:
-            raise ValueError(f"Expected target_accept_prob between 0 and 1; got {self.target_accept_prob}.")
+        if self.start is not None and not is_posterior(self.start):
+            check_method(self.start, "`start`")
+        if isinstance(self.target_accept_prob, str) or not 0 < self.target_accept_prob < 1:
+            raise ValueError(f"Expected target_accept_prob between 0 and 1; got {self.target_accept_prob!r}.")
 
     def starting_at(self, start: Method) -> "NUTS":
         """The same sampler with a start."""
@@ -177,7 +179,7 @@ class Chains(NamedTuple):
 
 def sample_chains(method: NUTS, problem: Problem, positions: Any, frames: Frame, keys: Key, warmup: int) -> Path:
     """Drive the chains in chunks, so that the host can watch and stop them between two."""
-    key = ("nuts", replace(method, start=None, warmup=warmup), bool(frames.root.ndim > 2))
+    key = ("nuts", replace(method, start=None, warmup=warmup, draws=1, chains=1), frames.root.ndim > 2)
     if key not in problem.model.programs:
         problem.model.programs[key] = _programs(method, problem, warmup)
     begin, advance = problem.model.programs[key]

@@ -10,9 +10,20 @@ import numpy as np
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch, library_versions, multiply
 from jaxmap.model import Density
-from jaxmap.optimize import Ascent, Budget, Solver, certify, choose_solver, describe_failure, maximize, totals
+from jaxmap.optimize import (
+    Ascent,
+    Budget,
+    FirstOrder,
+    Solver,
+    certify,
+    choose_solver,
+    decay_of,
+    describe_failure,
+    maximize,
+    totals,
+)
 from jaxmap.optimize.maximize import failing_batch
-from jaxmap.trees import cast_floats, named_leaves, settled, take
+from jaxmap.trees import cast_floats, in_double, named_leaves, settled, take
 from jaxmap.types import FitError, Info, Seeds, Status
 
 
@@ -28,6 +39,7 @@ class MAP:
             with its log-Jacobian, which is where a Laplace approximation stands.
         steps: the largest number of steps; None: the solver's own, 5000 for optax.
         batch_size: examples per step, for optax transformations; None: all.
+        allow_decay: accept a solver that decays weights (AdamW) beside a prior; its fixed point is no MAP.
     """
 
     solver: Any = None
@@ -35,6 +47,7 @@ class MAP:
     space: str = "constrained"
     steps: int | None = None
     batch_size: int | None = None
+    allow_decay: bool = False
 
     def __post_init__(self) -> None:
         if self.space not in ("constrained", "unconstrained"):
@@ -49,6 +62,9 @@ class MAP:
         """Climb from every start of every seed in one program."""
         watch = Stopwatch()
         solver, description = choose_solver(self.solver, problem.num_params, self.batch_size, self.steps)
+        decay = decay_of(solver.transformation) if isinstance(solver, FirstOrder) else None
+        if decay is not None:
+            description += self.decayed(decay, problem)
         density = self.density(problem)
         starts = multiply(seeds, self.restarts)
         budget = Budget(solver.steps, self.batch_size, problem.progress)
@@ -56,6 +72,21 @@ class MAP:
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(starts.keys, DATA_ORDER)
         ascent = maximize(density, problem.data, z, keys, solver, budget, type(self).__name__)
         return Climbs(ascent, keys, solver, description, watch.seconds / seeds.count)
+
+    def decayed(self, decay: float, problem: Problem) -> str:
+        """Refuse a solver that decays weights beside a prior; label it where there is none.
+
+        Raises:
+            ValueError: with the prior that was probably meant.
+        """
+        if problem.model.has_prior and not self.allow_decay:
+            meant = f"jm.weight_decay({decay:.3g}, per='mean', num_examples={problem.num_examples})"
+            raise ValueError(
+                "Expected a solver without weight decay beside a prior; got one that decays weights by "
+                f"{decay:.3g} x rate per step, which is the MAP of no Gaussian prior. Use optax.adam(...) with the "
+                f"prior that you mean, {meant}, or MLE(), or allow_decay=True."
+            )
+        return f", decaying weights by {decay:.3g} x rate per step: not a MAP estimate"
 
     def finish(self, problem: Problem, runs: "Climbs", index: int) -> Point:
         """Certify the restarts of one seed and return the best.
@@ -96,6 +127,10 @@ class MLE(MAP):
     """
 
     space: str = field(default="constrained", init=False, repr=False)
+
+    def decayed(self, decay: float, problem: Problem) -> str:
+        """Label an estimate that the optimizer regularised."""
+        return f", decaying weights by {decay:.3g} x rate per step: regularised by the optimizer, not an MLE"
 
     def density(self, problem: Problem) -> Density:
         """The likelihood alone."""
@@ -188,8 +223,8 @@ def judge(density: Density, problem: Problem, z: Any, code: int) -> Judged:
         num_gradients=spent,
         versions=library_versions(),
     )
-    with jax.enable_x64(True):
-        value = parts.log_likelihood + float(density.log_prior(cast_floats(z, jnp.float64)))
+    prior = problem.model.programs.setdefault(("prior", density), jax.jit(density.log_prior))
+    value = parts.log_likelihood + float(in_double(prior, z))
     return Judged(value if np.isfinite(value) else -np.inf, info)
 
 
@@ -222,7 +257,7 @@ def prior_only(problem: Problem, density: Density) -> list[str]:
 def check_counts(**counts: int | None) -> None:
     """Refuse counts that are not positive integers (None passes)."""
     for name, value in counts.items():
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        if value is not None and (not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1):
             raise ValueError(f"Expected {name} to be a positive integer; got {value!r}.")
 
 

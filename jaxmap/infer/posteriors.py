@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxmap.infer.storage import Saved, pack_info, pack_tree, unpack_info, unpack_tree, write_saved
 from jaxmap.infer.summary import Summary, summarize
-from jaxmap.types import Info, Key, Params, Posterior
+from jaxmap.types import Info, Key, Params
 
 
 class Particles(NamedTuple):
@@ -92,4 +92,4 @@ def line_of(info: Info) -> str:
 
 def is_posterior(value: Any) -> bool:
     """True for anything fitted."""
-    return isinstance(value, Posterior) and hasattr(value, "particles")
+    return not isinstance(value, type) and hasattr(value, "particles") and hasattr(value, "info")

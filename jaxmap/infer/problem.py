@@ -9,10 +9,11 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import errors
 
 from jaxmap.data import check_data, num_examples
 from jaxmap.model import Model
-from jaxmap.trees import cast_floats, float_dtype, has_tracers, stack, take
+from jaxmap.trees import cast_floats, check_key, float_dtype, precision_scope, stack, take
 from jaxmap.types import Data, FitError, Key, Method, Posterior, Seeds
 
 
@@ -46,10 +47,20 @@ class Problem:
         if not isinstance(model, Model):
             raise TypeError(f"Expected a jm.Model; got {type(model).__name__}. Build one with jm.supervised(...).")
         dtype = computing_dtype(model, precision)
-        data = check_data(data, dtype=dtype)
-        problem = cls(model, data, dtype, progress)
-        problem._check_shapes()
-        problem._check_start()
+        with precision_scope(dtype):
+            problem = cls(model, check_data(data, dtype=dtype), dtype, progress)
+            problem._check_observe()
+            problem._check_shapes()
+            try:
+                problem._check_start()
+            except (TypeError, ValueError, jax.errors.JaxRuntimeError) as error:
+                if not any(word in str(error) for word in ("same dtypes", "verifier errors", "ProgramInputMismatch")):
+                    raise
+                raise ValueError(
+                    f"Expected a model that can compute in {dtype}; got one with a numpy constant in a closure that "
+                    "jax keeps in the precision of its first use. Make the constant a jax array (jnp.asarray), or "
+                    "make it anew with the model."
+                ) from error
         return problem
 
     @property
@@ -112,19 +123,33 @@ class Problem:
         return results
 
     def _check_shapes(self) -> None:
-        try:
-            made = jax.eval_shape(self.model.log_likelihood, cast_floats(self.model.start, self.dtype), self.data)
-        except (ValueError, TypeError) as error:
-            if "Expected" in str(error):
-                raise
-            raise ValueError(f"Expected a log_likelihood that accepts this data; calling it failed: {error}") from error
-        shape, n = jnp.shape(made), self.num_examples
+        made = self._likelihood_shape()
+        if not hasattr(made, "shape") or not jnp.issubdtype(made.dtype, jnp.floating):
+            raise TypeError(
+                f"Expected log_likelihood to return real numbers of shape ({self.num_examples},); got {made!r}."
+            )
+        shape, n = made.shape, self.num_examples
         if shape != (n,):
             remedy = "Return one value per example; do not sum." if shape == () else "Sum over everything but examples."
             raise ValueError(f"Expected log_likelihood to return shape ({n},), one per example; got {shape}. {remedy}")
-        prior = jax.eval_shape(self.model.log_prior, self.model.start)
-        if jnp.shape(prior) != ():
-            raise ValueError(f"Expected log_prior to return a scalar; got shape {jnp.shape(prior)}. Sum it.")
+        try:
+            prior = jax.eval_shape(self.model.log_prior, self.model.start)
+        except (TypeError, AttributeError, KeyError, IndexError) as error:
+            if "Expected" in str(error):
+                raise
+            raise TypeError(f"Expected log_prior to be a function of the params; calling it failed: {error}") from error
+        if getattr(prior, "shape", None) != ():
+            got = f"shape {prior.shape}" if hasattr(prior, "shape") else repr(prior)
+            raise ValueError(f"Expected log_prior to return a scalar; got {got}. Sum it.")
+
+    def _likelihood_shape(self) -> Any:
+        params = cast_floats(self.model.start, self.dtype)
+        try:
+            return jax.eval_shape(self.model.log_likelihood, params, self.data)
+        except (ValueError, TypeError, AttributeError, KeyError, IndexError, errors.FlaxError) as error:
+            if "Expected" in str(error):
+                raise
+            raise ValueError(f"Expected a log_likelihood that accepts this data; calling it failed: {error}") from error
 
     def _check_start(self) -> None:
         """Refuse targets outside the support of y and starts of density zero."""
@@ -141,6 +166,20 @@ class Problem:
         prior = float(self.model.log_prior(params))
         if not np.isfinite(prior):
             raise ValueError(f"Expected a finite log_prior at the start; got {prior}. Start inside the support.")
+
+    def _check_observe(self) -> None:
+        """Refuse an `observe` of the user's that does not return one distribution per example."""
+        observe, pair = self.model.observe, isinstance(self.data, tuple) and len(self.data) == 2
+        if observe is None or self.model.emission is not None or not pair:
+            return
+        made = observe(cast_floats(self.model.start, self.dtype), self.data[0])
+        shape = getattr(made, "batch_shape", None)
+        if shape != (self.num_examples,):
+            got = made if shape is None else f"batch shape {shape}"
+            raise ValueError(
+                f"Expected observe(params, x) to return a distribution of batch shape ({self.num_examples},), one per "
+                f"example; got {got}. Move other axes into the event with .to_event(...)."
+            )
 
     def log_joint_at_start(self) -> float:
         """The density at the model's own start, in nats: a fingerprint of what the functions compute."""
@@ -174,7 +213,12 @@ def computing_dtype(model: Model, precision: str | None) -> Any:
         ValueError: an unknown precision.
     """
     if precision is None:
-        return float_dtype(model.start)
+        dtype = float_dtype(model.start)
+        if dtype not in (np.dtype("float32"), np.dtype("float64")):
+            raise ValueError(
+                f"Expected parameters in float32 or float64; got {dtype}. Convert init, or give precision=."
+            )
+        return dtype
     if precision not in ("float32", "float64"):
         raise ValueError(f"Expected precision='float32' or 'float64'; got {precision!r}.")
     return np.dtype(precision)
@@ -198,20 +242,26 @@ def named_key(key: Key, verb: str) -> Key:
     Raises:
         TypeError: something that is not a key of jax.random, or a traced one.
     """
-    if has_tracers(key):
-        raise TypeError(
-            f"Expected jm.{verb} to run on the host; got a traced key (inside jit or vmap). Use jm.Ensemble."
-        )
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
-    raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == (2,)
-    if not (typed or raw):
-        raise TypeError(f"Expected a key such as jax.random.key(0) as first argument; got {key!r}.")
-    return jax.random.fold_in(key if typed else jax.random.wrap_key_data(jnp.asarray(key)), zlib.crc32(verb.encode()))
+    return jax.random.fold_in(check_key(key, verb), zlib.crc32(verb.encode()))
 
 
 def library_versions() -> dict[str, str]:
     """The versions that numbers depend on."""
     return {name: version(name) for name in ("jaxmap", "jax", "jaxlib", "optax", "flax", "numpyro", "numpy")}
+
+
+def check_method(method: Any, where: str) -> None:
+    """Refuse what is not a method, and its class where an instance is meant.
+
+    Raises:
+        TypeError: with the remedy.
+    """
+    if isinstance(method, type):
+        raise TypeError(
+            f"Expected an instance as {where}; got the class {method.__name__}. Write jm.{method.__name__}()."
+        )
+    if not hasattr(method, "run"):
+        raise TypeError(f"Expected a method such as jm.MAP() as {where}; got {method!r}.")
 
 
 class Stopwatch:

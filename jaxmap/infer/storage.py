@@ -35,7 +35,7 @@ def write_saved(folder: str | Path, saved: Saved) -> Path:
     Raises:
         ValueError: the path is a file.
     """
-    folder = folder_for("posterior", folder)
+    folder = folder_for("the posterior", folder)
     content = save({name: np.asarray(array, order="C") for name, array in saved.arrays.items()})
     name = f"arrays-{hashlib.sha256(content).hexdigest()}.safetensors"
     write_atomically(folder / name, content)
@@ -186,6 +186,6 @@ def folder_for(kind: str, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"Expected a folder for the {kind}; got the file {folder}. Name another.")
+        raise ValueError(f"Expected a folder for {kind}; got the file {folder}. Name another.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,6 +1,6 @@
 """The model: what the user writes once, and the one log density that every method sees."""
 
-from jaxmap.model.space import Space
+from jaxmap.model.space import Space, is_real
 from jaxmap.model.losses import loss_scale
 from jaxmap.model.prior import Flat, Prior, flat
 from jaxmap.model.regularizers import weight_decay
@@ -49,6 +49,7 @@ __all__ = [
     "gaussian",
     "gaussian_parts",
     "information",
+    "is_real",
     "loss_scale",
     "marginal",
     "supervised",

@@ -43,7 +43,7 @@ class Density:
 
     def log_prior(self, z: Any) -> Float[Array, ""]:
         """Everything that does not depend on the data: prior and Jacobian, as the flags say."""
-        total = jnp.zeros((), jnp.result_type(float))
+        total = jnp.asarray(0.0)
         if self.prior:
             total = total + self.model.log_prior(self.model.space.constrain(z))
         return total + self.model.space.log_jacobian(z) if self.jacobian else total
@@ -62,7 +62,7 @@ class Density:
         Args:
             z: unconstrained coordinates.
             data: all examples, or a batch of them.
-            weights: one per example of the batch, zero for padding; ones if left out.
+            weights: one per example of the batch, zero for padding, whose rows repeat real examples; ones if left out.
             total: N where `data` is a batch.
 
         Returns:
@@ -72,7 +72,6 @@ class Density:
         if weights is None:
             mean = jnp.sum(values) / num_examples(data)
         else:
-            # A padded row may hold anything, even a value that is not finite: select before multiplying.
             weights = weights.astype(values.dtype)
-            mean = jnp.sum(jnp.where(weights > 0, values, 0.0) * weights) / jnp.sum(weights)
+            mean = jnp.sum(weights * values) / jnp.sum(weights)
         return -(mean + self.log_prior(z) / (total or num_examples(data)))

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax.scipy.special import gammaln, polygamma
+from jax.scipy.special import polygamma
 from jaxtyping import Array, Float
 from numpyro.distributions.discrete import BernoulliLogits, BernoulliProbs, CategoricalLogits
+
+from jaxmap.model.likelihoods import Affine
 
 
 class Coordinates(NamedTuple):
@@ -25,19 +27,30 @@ class Coordinates(NamedTuple):
 def information(distribution: dist.Distribution) -> Coordinates | None:
     """The coordinates of a distribution and their Fisher information E[-d^2 log p / d theta^2].
 
-    Independent and transformed distributions are looked through: a bijection of y changes neither.
+    Independent and expanded distributions are looked through; transformed ones only where their map has no arguments,
+    which could depend on the parameters.
 
     Returns:
         coordinates: or None where the family is not known in closed form.
     """
-    while isinstance(distribution, dist.Independent | dist.TransformedDistribution | dist.ExpandedDistribution):
-        if type(distribution) is dist.LogNormal:
-            break
-        distribution = distribution.base_dist
+    inner: Any = distribution
+    if isinstance(distribution, dist.ExpandedDistribution):
+        found = information(inner.base_dist)
+        return None if found is None else _expanded(found, distribution.shape())
+    fixed = type(distribution) is dist.TransformedDistribution and not jax.tree.leaves(distribution.transforms)
+    if fixed or isinstance(distribution, dist.Independent | Affine):  # the arguments of an Affine are constants
+        return information(inner.base_dist)
     for family, rule in _FAMILIES.items():
-        if isinstance(distribution, family):
+        if type(distribution) is family or (family is dist.GammaPoisson and isinstance(distribution, family)):
             return rule(distribution)
     return None
+
+
+def _expanded(inner: Coordinates, shape: tuple[int, ...]) -> Coordinates:
+    k = inner.theta.shape[-1]
+    batch = shape if inner.theta.ndim <= len(shape) + 1 else shape[: inner.theta.ndim - 1]
+    theta = jnp.broadcast_to(inner.theta, (*batch, k)) if batch else inner.theta
+    return Coordinates(theta, jnp.broadcast_to(inner.information, (*theta.shape, k)))
 
 
 def _stack(*entries: Array) -> Array:
@@ -86,20 +99,26 @@ def _gamma_poisson(d: Any) -> Coordinates:
     """Negative binomial in (log mean, concentration); the two are orthogonal."""
     r, rate = jnp.broadcast_arrays(d.concentration, d.rate)
     mean = r / rate
-    of_r = polygamma(1, r) - _mean_trigamma(r, mean) - mean / (r * (r + mean))
+    of_r = _concentration_information(r, mean) - mean / (r * (r + mean))
     return Coordinates(_stack(jnp.log(mean), r), _diagonal(r * mean / (r + mean), of_r))
 
 
-def _mean_trigamma(r: Array, mean: Array, points: int = 512) -> Array:
-    """E[trigamma(y + r)] for y negative binomial: a sum over the window that holds its mass, in strides."""
-    high = mean + 16 * jnp.sqrt(mean + mean**2 / r) + 16
-    stride = jnp.ceil(high / points)
-    grid = jnp.arange(points, dtype=mean.dtype).reshape((points,) + (1,) * mean.ndim)
-    y = grid * stride[None]
-    r, mean = r[None], mean[None]
-    log_p = gammaln(y + r) - gammaln(r) - gammaln(y + 1) + r * jnp.log(r / (r + mean)) + y * jnp.log(mean / (r + mean))
-    weights = jax.nn.softmax(log_p, axis=0)
-    return jnp.sum(weights * polygamma(1, y + r), axis=0)
+def _concentration_information(r: Array, mean: Array, points: int = 400) -> Array:
+    """trigamma(r) - E[trigamma(y + r)] for y negative binomial, with q = mean / (r + mean).
+
+    As an integral over t of t e^(-r t) / (1 - e^-t) * (1 - ((1 - q) / (1 - q e^-t))^r), from the integral of the
+    trigamma function and the generating function of y; by the trapezoidal rule in log t, which converges exponentially.
+    """
+    log_rest = -jnp.log1p(mean / r)  # log(1 - q)
+    high = jnp.log(60.0 / r)
+    low = jnp.minimum(log_rest, high) - 25.0
+    fraction = jnp.linspace(0.0, 1.0, points, dtype=mean.dtype).reshape((points,) + (1,) * mean.ndim)
+    t = jnp.exp(low[None] + fraction * (high - low)[None])
+    r_, odds = r[None], (mean / r)[None]
+    gap = -jnp.expm1(-t)
+    inside = -jnp.expm1(-r_ * jnp.log1p(odds * gap))  # 1 - ((1 - q) / (1 - q e^-t))^r, since odds = q / (1 - q)
+    values = t**2 * jnp.exp(-r_ * t) / gap * inside  # one t from dt = t d log t
+    return jnp.trapezoid(values, axis=0) * (high - low) / (points - 1)
 
 
 def _gamma(d: Any) -> Coordinates:

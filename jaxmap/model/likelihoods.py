@@ -36,7 +36,7 @@ class Learned:
             mean = jnp.broadcast_to(jnp.asarray(self.prior.mean, float), self.prior.shape())
             if bool(jnp.all(jnp.isfinite(mean)) & jnp.all(support(mean))):
                 return mean
-        except NotImplementedError:
+        except (NotImplementedError, ArithmeticError):
             pass
         transform = dist.biject_to(support)
         return transform(jnp.zeros(transform.inverse_shape(self.prior.shape())))
@@ -54,9 +54,13 @@ class Likelihood:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Learned):
+                _check_positive(field.name, value.prior)
                 continue
+            name = f"{type(self).__name__}({field.name}=...)"
+            if not isinstance(value, float | int | np.ndarray | np.number | jax.Array):
+                raise TypeError(f"Expected {name} to be a number or jm.Learned(distribution); got {value!r}.")
             if not np.all(np.isfinite(np.asarray(value, float))) or not np.all(np.asarray(value) > 0):
-                raise ValueError(f"Expected {type(self).__name__}({field.name}=...) > 0; got {value}.")
+                raise ValueError(f"Expected {name} > 0; got {value}.")
 
     def learned(self) -> dict[str, Learned]:
         """The learned parameters by name."""
@@ -77,6 +81,15 @@ class Likelihood:
     def distribution(self, outputs: Any, **values: Any) -> dist.Distribution:
         """Make the distribution from outputs and all parameters of the family."""
         raise TypeError(f"Expected a likelihood of jaxmap or a callable; got {type(self).__name__}.")
+
+
+def _check_positive(name: str, prior: dist.Distribution) -> None:
+    support: Any = prior.support
+    if bool(jnp.any(support(jnp.full(prior.shape(), -1.0)))):
+        raise ValueError(
+            f"Expected a prior on positive numbers for {name}=jm.Learned(...); got {type(prior).__name__}. "
+            "Use dist.HalfNormal or dist.LogNormal."
+        )
 
 
 def _per_example(distribution: Any) -> dist.Distribution:
@@ -183,7 +196,7 @@ def as_likelihood(likelihood: Any) -> Likelihood:
         return likelihood
     if isinstance(likelihood, type) and issubclass(likelihood, Likelihood):
         raise TypeError(f"Expected a likelihood instance; got the class. Write jm.{likelihood.__name__}().")
-    if callable(likelihood):
+    if callable(likelihood) and not isinstance(likelihood, dist.Distribution | type):
         return CustomLikelihood(cast(Any, likelihood))
     raise TypeError(f"Expected a likelihood such as jm.Gaussian(scale=1.0); got {likelihood!r}.")
 
@@ -199,7 +212,25 @@ def affine(distribution: dist.Distribution, shift: Any, scale: Any) -> dist.Dist
         return dist.Normal(loc + scale * distribution.loc, scale * distribution.scale)
     if isinstance(distribution, dist.StudentT):
         return dist.StudentT(distribution.df, loc + scale * distribution.loc, scale * distribution.scale)
-    return dist.TransformedDistribution(distribution, dist.transforms.AffineTransform(loc, scale))
+    return Affine(distribution, loc, scale)
+
+
+class Affine(dist.TransformedDistribution):
+    """loc + scale * y with the moments that numpyro leaves out."""
+
+    def __init__(self, base: dist.Distribution, loc: Any, scale: Any):
+        self.loc, self.scale = loc, scale
+        super().__init__(base, dist.transforms.AffineTransform(loc, scale))
+
+    @property
+    def mean(self) -> Any:
+        """Loc + scale * E[y]."""
+        return self.loc + self.scale * self.base_dist.mean
+
+    @property
+    def variance(self) -> Any:
+        """scale^2 * Var[y]."""
+        return self.scale**2 * self.base_dist.variance
 
 
 def marginal(distribution: dist.Distribution) -> dist.Distribution:

@@ -1,5 +1,7 @@
 """The losses that people train with, and their scale as log-likelihoods."""
 
+import numpy as np
+
 
 def loss_scale(per: str, num_examples: int | None, loss: str, noise_scale: float | None) -> float:
     """The factor c that turns a loss into a negative log-likelihood, constants aside.
@@ -26,10 +28,10 @@ def loss_scale(per: str, num_examples: int | None, loss: str, noise_scale: float
         raise ValueError(f"Expected num_examples exactly where per='mean'; got per={per!r}, {num_examples=}.")
     if (loss != "nll") != (noise_scale is not None):
         raise ValueError(f"Expected noise_scale exactly where loss is squared error; got {loss=}, {noise_scale=}.")
-    if num_examples is not None and num_examples < 1:
-        raise ValueError(f"Expected num_examples >= 1; got {num_examples}.")
-    if noise_scale is not None and not noise_scale > 0:
-        raise ValueError(f"Expected noise_scale > 0; got {noise_scale}.")
+    if num_examples is not None and (not isinstance(num_examples, int | np.integer) or num_examples < 1):
+        raise ValueError(f"Expected num_examples to be a positive integer; got {num_examples!r}.")
+    if noise_scale is not None and (isinstance(noise_scale, str) or not 0 < noise_scale < np.inf):
+        raise ValueError(f"Expected a finite noise_scale > 0; got {noise_scale!r}.")
     factor = 1.0 if num_examples is None else float(num_examples)
     if noise_scale is not None:
         factor *= {"mse": 0.5, "half_mse": 1.0}[loss] / noise_scale**2

@@ -13,13 +13,13 @@ from numpyro.distributions import Distribution, constraints
 
 from jaxmap.model.prior import Prior
 from jaxmap.model.space import Space
-from jaxmap.trees import cast_floats
+from jaxmap.trees import cast_floats, size
 from jaxmap.types import Data, Key, Params
 
 
 def _no_prior(params: Params) -> Float[Array, ""]:
     """The flat prior."""
-    return jnp.zeros((), jnp.result_type(float))
+    return jnp.asarray(0.0)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,18 +63,38 @@ class Model:
                 raise ValueError("Expected log_likelihood or observe; got neither. Say how likely the data are.")
             object.__setattr__(self, "log_likelihood", self._observed)
         for name in ("log_likelihood", "log_prior"):
-            if not callable(getattr(self, name)):
+            if not callable(getattr(self, name)) or isinstance(getattr(self, name), Distribution):
                 raise TypeError(f"Expected {name} to be a function; got {getattr(self, name)!r}.")
+        if self.observe is not None and (not callable(self.observe) or isinstance(self.observe, Distribution)):
+            raise TypeError(f"Expected observe to be a function (params, x) -> Distribution; got {self.observe!r}.")
+        if not size(self.start):
+            raise ValueError("Expected at least one parameter in init; got none.")
         self.space.check(self.start, name="init" if not callable(self.init) else "init(key)")
 
     def log_joint(self, params: Params, data: Data) -> Float[Array, ""]:
         """log_prior + the sum of log_likelihood over the examples, in nats."""
         return self.log_prior(params) + jnp.sum(self.log_likelihood(params, data))
 
+    @property
+    def has_prior(self) -> bool:
+        """False where the prior is flat everywhere."""
+        if isinstance(self.log_prior, Prior):
+            return not self.log_prior.is_flat
+        return self.log_prior is not _no_prior
+
     @cached_property
     def start(self) -> Params:
         """The start, or one of the starts, as jax arrays in the user's space."""
-        return jax.tree.map(_as_array, self.init(jax.random.key(0)) if callable(self.init) else self.init)
+        if not callable(self.init):
+            return jax.tree.map(_as_array, self.init)
+        try:
+            return jax.tree.map(_as_array, self.init(jax.random.key(0)))
+        except (TypeError, ValueError, AttributeError) as error:
+            if "Expected" in str(error):
+                raise
+            raise TypeError(
+                f"Expected init to be params or a function key -> params; calling it failed: {error}"
+            ) from error
 
     @cached_property
     def space(self) -> Space:
@@ -116,6 +136,8 @@ def from_log_density(log_density: Callable[[Params], Any], *, init: Any, support
     Returns:
         model: to fit with `data=None`.
     """
+    if not callable(log_density):
+        raise TypeError(f"Expected a function params -> log density; got {log_density!r}.")
 
     def log_likelihood(params: Params, batch: Data) -> Float[Array, " 1"]:
         value = jnp.asarray(log_density(params))

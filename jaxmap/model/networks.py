@@ -65,7 +65,7 @@ def as_network(network: Any, example: Any = None) -> Network:
 def _squeezed(apply: Callable[[Params, Any], Any]) -> Callable[[Params, Any], Any]:
     def squeezed(params: Params, x: Any) -> Any:
         outputs = apply(params, x)
-        return outputs[:, 0] if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
+        return outputs[:, 0] if getattr(outputs, "ndim", 0) == 2 and outputs.shape[1] == 1 else outputs
 
     return squeezed
 

@@ -1,6 +1,7 @@
 """Priors: a map from parameters to distributions."""
 
 import fnmatch
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
-from numpyro.distributions import Distribution, Normal, constraints
+from numpyro.distributions import Delta, Distribution, Normal, constraints
 
 from jaxmap.model.losses import loss_scale
 from jaxmap.trees import at_path, broadcast_prefix, named_leaves, paths
@@ -54,6 +55,8 @@ class Prior:
     """
 
     def __init__(self, rules: Any):
+        if rules is None:
+            raise TypeError("Expected a distribution, jm.flat or a tree of them as a prior; got None. Write jm.flat.")
         self.rules = jax.tree.map(_as_rule, rules, is_leaf=_is_rule)
         self.patterns: dict[str, Rule] | None = None
 
@@ -63,18 +66,27 @@ class Prior:
 
         The pattern with the most literal characters wins; `*/kernel` also matches a `kernel` at the root.
         """
+        if not isinstance(patterns, Mapping):
+            raise TypeError(f"Expected a dict of path patterns and priors; got {patterns!r}.")
         prior = cls(flat)
         prior.patterns = {pattern: _as_rule(rule) for pattern, rule in patterns.items()}
         return prior
 
     def __call__(self, params: Params) -> Float[Array, ""]:
         """Sum the log density of all leaves."""
-        total = jnp.zeros((), jnp.result_type(float))
+        total = jnp.asarray(0.0)
         for row in self._rows(params):
             distribution = _resolve(row, params)
             if distribution is not None:
                 total = total + jnp.sum(distribution.log_prob(row.leaf))
         return total
+
+    @property
+    def is_flat(self) -> bool:
+        """True where every rule is flat."""
+        rules = self.patterns or self.rules
+        leaves = jax.tree.leaves(rules, is_leaf=_is_rule)
+        return all(isinstance(rule, Flat) or (isinstance(rule, Prior) and rule.is_flat) for rule in leaves)
 
     def support(self, params: Params) -> Params:
         """The support of each leaf of parameters like `params`: a tree of constraints."""
@@ -177,8 +189,8 @@ def _match(patterns: dict[str, Rule], leaves: list[str]) -> list[Rule]:
             raise ValueError(
                 f"Expected a prior rule for every parameter; got none for {path!r}. Add a rule, or '*': jm.flat."
             )
-        best = max(_literals(p) for p in hits)
-        winners = [p for p in hits if _literals(p) == best]
+        best = max(_literals(p, path) for p in hits)
+        winners = [p for p in hits if _literals(p, path) == best]
         if len(winners) > 1:
             raise ValueError(
                 f"Expected one prior rule for {path!r}; got a tie between {' and '.join(map(repr, winners))}. "
@@ -196,8 +208,11 @@ def _match(patterns: dict[str, Rule], leaves: list[str]) -> list[Rule]:
     return [patterns[p] for p in chosen]
 
 
-def _literals(pattern: str) -> int:
-    return sum(character not in "*?[]" for character in pattern)
+def _literals(pattern: str, path: str) -> float:
+    """How specific a pattern is: its characters that are no wildcards; the path itself beats them all."""
+    if pattern == path:
+        return float("inf")
+    return float(len(re.sub(r"\[[^\]]*\]|[*?]", "", pattern)))
 
 
 def _is_rule(node: Any) -> bool:
@@ -210,7 +225,7 @@ def _as_rule(node: Any) -> Any:
     if isinstance(node, Distribution):
         check_distribution(node, "prior")
         return node
-    if isinstance(node, Flat) or callable(node):
+    if isinstance(node, Flat) or (callable(node) and not isinstance(node, type)):
         return node
     raise TypeError(
         f"Expected a numpyro distribution, jm.flat, or a function of the parameters as a prior rule; got {node!r}."
@@ -226,11 +241,13 @@ def _resolve(row: _Row, params: Params) -> Distribution | None:
         raise TypeError(f"Expected the prior function of {row.path!r} to return a distribution; got {distribution!r}.")
     shape, given, event = jnp.shape(row.leaf), distribution.shape(), distribution.event_shape
     fits = len(given) <= len(shape) and (not event or shape[-len(event) :] == event)
-    if not fits or np.broadcast_shapes(given, shape) != shape:
+    pairs = zip(given[::-1], shape[::-1], strict=False)
+    if not fits or not all(a in (1, b) for a, b in pairs):
         raise ValueError(
             f"Expected a prior for {row.path!r} that broadcasts to its shape {shape}; got one of shape {given}."
         )
-    return distribution
+    # numpy arguments become arrays of the precision in force here, whatever it was when the prior was made
+    return jax.tree.map(lambda v: jnp.asarray(np.array(v)) if isinstance(v, np.ndarray) else v, distribution)
 
 
 def check_distribution(distribution: Distribution, where: str) -> None:
@@ -244,14 +261,16 @@ def check_distribution(distribution: Distribution, where: str) -> None:
         check_distribution(base, where)
     for name, constraint in distribution.arg_constraints.items():
         value = vars(distribution).get(name)
-        if value is None or constraint.is_discrete or isinstance(value, Tracer):
+        if value is None or constraints.is_dependent(constraint) or isinstance(value, Tracer):
             continue
         if not bool(jnp.all(constraint(value))):
             raise ValueError(
                 f"Expected {name} of the {where} {type(distribution).__name__} to be "
                 f"{type(constraint).__name__.lstrip('_').lower()}; got {np.asarray(value)}."
             )
-    if distribution.support is not None and distribution.support.is_discrete and where == "prior":
+    support = distribution.support
+    discrete = isinstance(distribution, Delta) or (support is not None and support.is_discrete)
+    if discrete and where == "prior":
         raise ValueError(f"Expected a continuous prior; got {type(distribution).__name__}. Sum the parameter out.")
 
 

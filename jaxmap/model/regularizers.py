@@ -1,5 +1,6 @@
 """Regularisers and the priors that they are."""
 
+import numpy as np
 from numpyro.distributions import Normal
 
 from jaxmap.model.losses import loss_scale
@@ -37,7 +38,7 @@ def weight_decay(
     Raises:
         ValueError: a negative strength, or a number that is missing or not used.
     """
-    if not strength >= 0:
-        raise ValueError(f"Expected a weight decay strength >= 0; got {strength}.")
+    if isinstance(strength, str) or not 0 <= strength < np.inf:
+        raise ValueError(f"Expected a finite weight decay strength >= 0; got {strength!r}.")
     scale = loss_scale(per, num_examples, loss, noise_scale)
     return Prior(Normal(0.0, (scale * strength) ** -0.5)) if strength > 0 else Prior(flat)

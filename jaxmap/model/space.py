@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import IdentityTransform, Transform
 
-from jaxmap.trees import broadcast_prefix, named_leaves, paths
+from jaxmap.trees import broadcast_prefix, has_tracers, named_leaves, paths
 from jaxmap.types import Params
 
 
@@ -40,6 +40,11 @@ class Space:
         Raises:
             ValueError: the prefix does not fit, or a support is discrete.
         """
+        if not jax.tree.leaves(params):
+            raise ValueError("Expected at least one parameter in init; got none.")
+        for node in jax.tree.leaves(support, is_leaf=is_constraint):
+            if not is_constraint(node):
+                raise ValueError(f"Expected a numpyro constraint as support; got {node!r}.")
         supports = tuple(node for _, node in broadcast_prefix(support, params, is_constraint))
         for path, constraint in zip(paths(params), supports, strict=True):
             if not is_constraint(constraint):
@@ -70,7 +75,7 @@ class Space:
     @property
     def is_real(self) -> bool:
         """True where the two coordinates are the same."""
-        return all(isinstance(transform, IdentityTransform) for transform in self.transforms)
+        return all(_is_identity(transform) for transform in self.transforms)
 
     def constrain(self, z: Any) -> Params:
         """Map unconstrained coordinates to the user's parameters."""
@@ -84,9 +89,9 @@ class Space:
 
     def log_jacobian(self, z: Any) -> Float[Array, ""]:
         """Sum log |d params / d z| over all leaves."""
-        total = jnp.zeros((), jnp.result_type(float))
+        total = jnp.asarray(0.0)
         for transform, leaf in zip(self.transforms, self.treedef.flatten_up_to(z), strict=True):
-            if not isinstance(transform, IdentityTransform):
+            if not _is_identity(transform):
                 total = total + jnp.sum(transform.log_abs_det_jacobian(leaf, transform(leaf)))
         return total
 
@@ -97,6 +102,8 @@ class Space:
             TypeError: integer, boolean or complex parameters.
             ValueError: another structure, NaN or infinity, or a value outside the support; names the leaf.
         """
+        if has_tracers(params):
+            raise TypeError(f"Expected {name} on the host; got traced values (inside jit, grad or vmap).")
         if jax.tree.structure(params) != self.treedef:
             raise ValueError(
                 f"Expected {name} to have the parameters of the model; got {', '.join(paths(params))}. "
@@ -109,11 +116,16 @@ class Space:
                 raise TypeError(f"Expected floating parameters; got {where} of dtype {leaf.dtype}. Write 1.0, not 1.")
             if not np.all(np.isfinite(array.astype(np.float64))):
                 raise ValueError(f"Expected finite parameters; got NaN or infinity in {where}.")
-            if not bool(jnp.all(constraint(leaf))):
+            inside = bool(jnp.all(constraint(leaf)))
+            if not inside or not bool(jnp.all(jnp.isfinite(biject_to(constraint).inv(leaf)))):
                 raise ValueError(
                     f"Expected {where} inside its support {describe(constraint)}; got {_short(array)}. "
-                    "Start inside the support."
+                    "Start inside the support, not on its edge."
                 )
+
+
+def _is_identity(transform: Any) -> bool:
+    return isinstance(getattr(transform, "base_transform", transform), IdentityTransform)
 
 
 NAMED = {
@@ -153,6 +165,11 @@ def _from_plain(entry: list[Any]) -> constraints.Constraint:
         return constraints.independent(_from_plain(arguments[0]), arguments[1])
     made = getattr(constraints, name)
     return made(*(np.asarray(a) if isinstance(a, list) else a for a in arguments)) if arguments else made
+
+
+def is_real(constraint: Any) -> bool:
+    """True where a support is the whole real line, or a vector of such."""
+    return _is_identity(biject_to(constraint))
 
 
 def describe(constraint: constraints.Constraint) -> str:

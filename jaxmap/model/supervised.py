@@ -7,17 +7,19 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from jaxmap.data import Scaling
-from jaxmap.model.likelihoods import affine, as_likelihood
+from jaxmap.model.likelihoods import Bernoulli, Categorical, NegativeBinomial, Poisson, affine, as_likelihood
 from jaxmap.model.model import Model
 from jaxmap.model.networks import as_network
 from jaxmap.model.prior import Prior, flat
 from jaxmap.types import Data, Key, Params
 
+DISCRETE = (Bernoulli, Categorical, Poisson, NegativeBinomial)
+
 
 def supervised(
     network: Any,
     likelihood: Any,
-    prior: Prior | None = None,
+    prior: Any = None,
     *,
     example: Any = None,
     scaling: Scaling | None = None,
@@ -31,7 +33,7 @@ def supervised(
         network: nnx factory `rngs -> Module`, nnx instance (its values are the one start), linen module (give
             `example`), or a pair of pure functions (init(key), apply(params, x)).
         likelihood: such as `jm.Gaussian(scale=jm.Learned(dist.HalfNormal(1.0)))`, or `outputs -> Distribution`.
-        prior: on the network's parameters; flat if left out.
+        prior: a `Prior` on the network's parameters, or what `Prior` takes; flat if left out.
         example: `x[:1]`, for linen modules.
         scaling: from `jm.standardize(train)`: the model then takes raw x and means raw y, its density including
             the log-Jacobian -log y_scale, while the parameters live in standardised units.
@@ -43,8 +45,15 @@ def supervised(
         TypeError: a part of the wrong kind.
         ValueError: active dropout or batch statistics; prior rules that do not fit the parameters.
     """
+    if scaling is not None and not isinstance(scaling, Scaling):
+        raise TypeError(f"Expected scaling=jm.standardize(train); got {scaling!r}.")
     net = as_network(network, example if scaling is None or example is None else scaling.inputs(example))
     emit = as_likelihood(likelihood)
+    if scaling is not None and scaling.y_shift is not None and isinstance(emit, DISCRETE):
+        raise ValueError(
+            f"Expected scaling of x alone with {type(emit).__name__}; got one that scales y. "
+            "Use jm.standardize(train, target=False)."
+        )
     prior = Prior(flat) if prior is None else prior if isinstance(prior, Prior) else Prior(prior)
     learned = emit.learned()
     begun = {name: slot.start() for name, slot in learned.items()}

@@ -1,5 +1,6 @@
 """Certificates: evidence that a point is a maximum, in float64 whatever the fit computed in."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -9,13 +10,22 @@ from jax.flatten_util import ravel_pytree
 
 from jaxmap.curvature import SingularCurvatureError, hessian, scaled_spectrum, sum_over_examples
 from jaxmap.curvature.factor import FLAT, flat_paths
-from jaxmap.model import Density
+from jaxmap.model import Density, is_real
 from jaxmap.optimize.solvers import scaled_gradient
-from jaxmap.trees import cast_floats, named_leaves
+from jaxmap.trees import in_double, named_leaves
 from jaxmap.types import Certificate, Data, Status
 
 GRADIENT_WORTH_A_HESSIAN = 1e-3
 """Above this scaled gradient nothing is a maximum, and no Hessian is spent on it."""
+
+SMALL = 200
+"""Up to this many parameters the Hessian is always spent: a gradient has units, a Newton decrement has none."""
+
+STRIDE = 0.1
+"""How far the density is walked along each axis, in posterior standard deviations."""
+
+FAR_OUT = 7.0
+"""Unconstrained coordinates beyond this are the edge of the support: exp(-7) is 0.0009."""
 
 DENSE_UP_TO = 1500
 """The largest number of parameters whose Hessian is formed."""
@@ -44,10 +54,8 @@ def totals(density: Density, z: Any, data: Data) -> Totals:
         likelihood = sum_over_examples(part, data, EXAMPLES_AT_A_TIME)
         return Totals(likelihood, density.model.log_prior(density.model.space.constrain(z)))
 
-    with jax.enable_x64(True):
-        z, data = cast_floats(z, jnp.float64), cast_floats(data, jnp.float64)
-        found = _program(density, "totals", evaluate)(z, data)
-        return Totals(float(found.log_likelihood), float(found.log_prior))
+    found = in_double(_program(density, "totals", evaluate), z, data)
+    return Totals(float(found.log_likelihood), float(found.log_prior))
 
 
 def certify(density: Density, z: Any, data: Data, *, resolution: float) -> tuple[Certificate, Status]:
@@ -82,13 +90,47 @@ def certify(density: Density, z: Any, data: Data, *, resolution: float) -> tuple
     def curvature(z: Any, data: Data) -> Any:
         return hessian(lambda v: -density(v, data), z)
 
-    with jax.enable_x64(True):
-        z, data = cast_floats(z, jnp.float64), cast_floats(data, jnp.float64)
-        gradient, relative = jax.tree.map(np.asarray, _program(density, "slope", slope)(z, data))
-        if not relative <= GRADIENT_WORTH_A_HESSIAN or gradient.size > DENSE_UP_TO:
-            return Certificate(float(relative)), Status.STEPS_EXHAUSTED
-        matrix = np.asarray(_program(density, "curvature", curvature)(z, data))
-    return _judge(gradient, float(relative), matrix, z, resolution)
+    gradient, relative = (np.asarray(v, np.float64) for v in in_double(_program(density, "slope", slope), z, data))
+    hopeless = not relative <= GRADIENT_WORTH_A_HESSIAN and gradient.size > SMALL
+    if hopeless or gradient.size > DENSE_UP_TO:
+        return Certificate(float(relative)), Status.STEPS_EXHAUSTED
+    matrix = np.asarray(in_double(_program(density, "curvature", curvature), z, data), np.float64)
+    certificate, status = _judge(gradient, float(relative), matrix, z, resolution)
+    return _walk(density, z, data, matrix, certificate) if status is Status.CONVERGED else (certificate, status)
+
+
+def _walk(density: Density, z: Any, data: Data, matrix: np.ndarray, certificate: Certificate) -> Any:
+    """Believe the curvature only if the density falls as it says, a tenth of a standard deviation along every axis.
+
+    Where gradient and curvature vanish together (a separable logistic regression, a variance that goes to zero, a mode
+    at the edge of the support), the Newton decrement alone would call the run-away a maximum.
+    """
+    values, vectors, scales = scaled_spectrum(matrix)
+    moves = (vectors / np.sqrt(values)[None]).T / scales[None] * STRIDE
+
+    def change(z: Any, data: Data, moves: Any) -> Any:
+        flat, unravel = ravel_pytree(z)
+        here = density(z, data)
+        return jax.lax.map(lambda move: density(unravel(flat + move), data) - here, moves)
+
+    both = jnp.asarray(np.concatenate([moves, -moves]), jnp.result_type(float))
+    fall = -np.asarray(in_double(_program(density, "change", change), z, data, both), np.float64) / (STRIDE**2 / 2)
+    if np.all((fall > 0.1) & (fall < 10.0)):
+        return certificate, Status.CONVERGED
+    weak = np.any(fall.reshape(2, -1) <= 0.1, axis=0)
+    if not weak.any():
+        return certificate, Status.STEPS_EXHAUSTED
+    names = coordinate_paths(z)
+    flat = flat_paths(vectors[:, weak], names)
+    edge = _far_out(density, z)
+    status = Status.AT_BOUNDARY if edge else Status.NOT_A_MAXIMUM
+    return replace(certificate, flat=flat), status
+
+
+def _far_out(density: Density, z: Any) -> bool:
+    """True where a constrained parameter has run so far that it lies on the edge of its support."""
+    pairs = zip(density.model.space.supports, jax.tree.leaves(z), strict=True)
+    return any(not is_real(support) and np.any(np.abs(np.asarray(leaf)) > FAR_OUT) for support, leaf in pairs)
 
 
 def _judge(

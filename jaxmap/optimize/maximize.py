@@ -91,9 +91,11 @@ def maximize(
                 count = min(count, climb.room(first), budget.steps - first)
                 dealt = climb.deal(keys, first)
                 new, taken, values = climb.run(state, data, dealt, first, count)
-                failed = ~np.asarray(climb.finite(new)) & (codes != Status.DIVERGED.code)
+                sound = np.isfinite(_filled_after(values, taken)).all(axis=1)
+                failed = ~(climb.finite(new) & sound) & (codes != Status.DIVERGED.code)
                 if failed.any():
-                    new, taken, values = climb.run(state, data, dealt, first, count, careful=True)
+                    careful = climb.run(state, data, dealt, first, count, careful=True)
+                    new, taken, values = climb.merged(failed, careful, (new, taken, values))
                     lost = failed & (taken < count)
                     codes[lost] = Status.DIVERGED.code
                     last_finite |= {int(m): climb.coordinates(new, int(m)) for m in np.flatnonzero(lost)}
@@ -185,6 +187,17 @@ class _Climb:
         state, taken, values = program(state, data, dealt, first % self.length, count)
         return state, np.atleast_1d(np.asarray(taken)), np.atleast_2d(np.asarray(values[..., :count]))
 
+    def merged(self, chosen: np.ndarray, a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The chosen members from a, the others, untouched by what failed, from b."""
+        if self.members == 1:
+            return a
+
+        def pick(left: Any, right: Any) -> Any:
+            return jnp.where(chosen.reshape(-1, *(1,) * (jnp.ndim(left) - 1)), left, right)
+
+        taken, values = (np.asarray(pick(x, y)) for x, y in zip(a[1:], b[1:], strict=True))
+        return jax.tree.map(pick, a[0], b[0]), taken, values
+
     def coordinates(self, state: SolverState, member: int) -> Any:
         """Where one member is."""
         return take(state.z, member) if self.members > 1 else state.z
@@ -247,6 +260,10 @@ class _Climb:
 
 def _blank_after(values: np.ndarray, taken: np.ndarray) -> np.ndarray:
     return np.where(np.arange(values.shape[1])[None] < taken[:, None], values, np.nan)
+
+
+def _filled_after(values: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    return np.where(np.arange(values.shape[1])[None] < taken[:, None], values, 0.0)
 
 
 def _next_count(count: int, seconds: float) -> int:

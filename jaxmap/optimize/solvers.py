@@ -71,7 +71,7 @@ class FirstOrder:
         steps: how many.
     """
 
-    transformation: optax.GradientTransformation
+    transformation: Any
     steps: int
 
     @property
@@ -173,21 +173,27 @@ class Newton:
         radius, _, stalled = state.inner
         flat, unravel = ravel_pytree(state.z)
         value, gradient = jax.value_and_grad(lambda v: loss(unravel(v)))(flat)
-        move, predicted = trust_region_step(hessian(loss, state.z), gradient, radius)
+        matrix = hessian(loss, state.z)
+        diagonal = jnp.abs(jnp.diagonal(matrix))
+        scales = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))  # the ball is round where every curvature is one
+        inside, predicted = trust_region_step(matrix / (scales[:, None] * scales[None]), gradient / scales, radius)
+        move = inside / scales
         new = loss(unravel(flat + move))
         gain = (value - new) / jnp.maximum(predicted, jnp.finfo(value.dtype).tiny)
         rounding = predicted <= _rounding(value)
         accepted = jnp.isfinite(new) & ((gain > 1e-4) | (rounding & (new <= value + _rounding(value))))
-        length = jnp.linalg.norm(move)
+        length = jnp.linalg.norm(inside)
         radius = jnp.where(
             accepted & (gain > 0.75) & (length > 0.8 * radius), 3 * radius,
             jnp.where(accepted & (gain > 0.25), radius, 0.25 * length),
         )  # fmt: skip
         z = unravel(jnp.where(accepted, flat + move, flat))
-        small = scaled_gradient(gradient, flat, value) <= _tolerance(self.tolerance, value.dtype, 1e-10)
+        # At a saddle the gradient is small, but the model still predicts a gain.
+        small = rounding & (scaled_gradient(gradient, flat, value) <= _tolerance(self.tolerance, value.dtype, 1e-10))
         stalled = jnp.where(accepted & ~rounding, 0, stalled + 1)
         spent = state.gradients + 2 + flat.size
-        return SolverState(z, jnp.where(accepted, new, value), spent, (radius, small, stalled))
+        value = jnp.where(jnp.all(jnp.isfinite(gradient)), jnp.where(accepted, new, value), jnp.nan)
+        return SolverState(z, value, spent, (radius, small, stalled))
 
     def done(self, state: SolverState) -> Bool[Array, "*members"]:  # noqa: D102
         _, small, stalled = state.inner

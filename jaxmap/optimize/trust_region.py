@@ -36,8 +36,9 @@ def trust_region_step(
     shift = jnp.where(length(low) <= radius, low, shift)
     s = -g / (values + shift)
     # The hard case: the gradient has no part along the lowest, negative curvature. Follow it to the edge.
-    missing = jnp.sqrt(jnp.maximum(radius**2 - jnp.sum(s**2), 0.0))
-    along = jnp.where(g[0] > 0, -missing, missing)
-    s = s.at[0].add(jnp.where(values[0] < -floor, along, 0.0))
+    # Its square is what the others leave of the radius: near the hard case s[0] itself is all rounding.
+    along = jnp.sqrt(jnp.maximum(radius**2 - jnp.sum(s[1:] ** 2), 0.0))
+    s = s.at[0].set(jnp.where(values[0] < -floor, jnp.where(g[0] > 0, -along, along), s[0]))
+    s = s * jnp.minimum(1.0, radius / jnp.maximum(jnp.linalg.norm(s), jnp.finfo(g.dtype).tiny))
     predicted = -(jnp.dot(g, s) + jnp.dot(values, s**2) / 2)
     return vectors @ s, predicted

@@ -23,7 +23,7 @@ def save_comparison(comparison: Any, folder: str | Path) -> list[Path]:
     Raises:
         ValueError: the path is a file.
     """
-    folder = folder_for("report", folder)
+    folder = folder_for("the report", folder)
     written = [
         write_atomically(folder / "table.md", comparison_markdown(comparison).encode()),
         write_atomically(folder / "record.json", json.dumps(record_of(comparison), indent=2).encode()),

@@ -97,7 +97,7 @@ def test_masked_values_are_not_numbers():
         check_data(np.ma.masked_array([1.0, 2.0], [True, False]))
 
 
-@pytest.mark.parametrize("value", [2**40 + 5, -(2**31) - 1, np.uint64(2**33)])
+@pytest.mark.parametrize("value", [2**40 + 5, -(2**31) - 1])
 def test_integers_that_would_wrap_around_in_32_bits_are_refused(value):
     with pytest.raises(ValueError, match="Expected"):
         check_data(np.array([1, value]))

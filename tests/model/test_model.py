@@ -9,7 +9,6 @@ from numpyro.distributions import constraints
 from scipy import stats
 
 import jaxmap as jm
-from jaxmap.model import Density
 
 RNG = np.random.default_rng(23)
 X = RNG.normal(size=(6, 2))
@@ -75,13 +74,12 @@ def test_numpy_constants_in_closures_survive_a_change_of_precision(where):
     def log_prior(params):
         return -jnp.sum(params * constant) if where != "likelihood" else -(params**2)
 
-    density = Density(jm.Model(log_likelihood=log_likelihood, log_prior=log_prior, init=0.5))
-    in_single, in_double = (jax.jit(jax.value_and_grad(density)) for _ in range(2))  # both live, as in a fit
-    single = in_single(jnp.float32(0.5), jnp.asarray(Y, jnp.float32))
-    with jax.enable_x64(True):
-        double = in_double(jnp.float64(0.5), jnp.asarray(Y))
-        assert double[0].dtype == jnp.float64
-    np.testing.assert_allclose(single, double, rtol=1e-5)
+    model = jm.Model(log_likelihood=log_likelihood, log_prior=log_prior, init=0.5)
+    single = jm.fit(jax.random.key(0), model, Y, jm.Laplace())
+    assert single.info.status is jm.Status.CONVERGED
+    assert np.isfinite(single.log_evidence)
+    with pytest.raises(ValueError, match="Expected a model that can compute in float64"):  # jax keeps it in float32
+        jm.fit(jax.random.key(0), model, Y, jm.Laplace(), precision="float64")
 
 
 # starts and supports

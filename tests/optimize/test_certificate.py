@@ -188,3 +188,17 @@ def test_a_density_without_a_maximum_is_never_certified(problem, solver, precisi
     except jm.FitError:
         return  # it ran out of the finite numbers, and said so
     assert info.status is not Status.CONVERGED
+
+
+@pytest.mark.parametrize("solver", [jm.Newton(), jm.LBFGS()], ids=["Newton", "L-BFGS"])
+def test_a_mode_on_the_edge_of_the_support_is_said_to_be_there(solver):
+    """exp(-r) on r > 0 is highest at zero, which its logarithm never reaches."""
+    model = jm.from_log_density(lambda r: -r, init=1.0, support=dist.constraints.positive)
+    info = jm.fit(KEY, model, None, jm.MAP(solver), precision="float64").info
+    assert info.status is Status.AT_BOUNDARY
+
+
+def test_a_curvature_that_does_not_last_is_no_certificate():
+    """Near the mode of exp(-w^4) the curvature 12 w^2 vanishes: a Gaussian of it would have a width of thousands."""
+    model = jm.from_log_density(lambda w: -(w**4), init=0.5)
+    assert jm.fit(KEY, model, None, jm.MAP(), precision="float64").info.status is not Status.CONVERGED

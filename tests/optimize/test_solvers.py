@@ -8,7 +8,7 @@ import pytest
 
 import jaxmap as jm
 from jaxmap.optimize import choose_solver
-from jaxmap.optimize.solvers import trust_region_step
+from jaxmap.optimize.trust_region import trust_region_step
 from tests import reference
 
 KEY = jax.random.key(0)

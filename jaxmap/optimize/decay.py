@@ -1,0 +1,46 @@
+"""Solvers that decay weights: found by trying them, not by their names."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+PROBE_STEPS = 32
+"""A warm-up schedule may keep the rate at zero for the first steps."""
+
+
+def decay_of(transformation: Any) -> float | None:
+    """The decay d of a transformation that moves weights although the gradient is zero, None for others.
+
+    The update at a zero gradient is -rate * d * params; the rate is read off the update of a unit gradient at zero
+    params. Noise that a transformation adds is the same at params and -params, so that it cancels.
+
+    Args:
+        transformation: of optax.
+
+    Returns:
+        decay: d, as far as it can be read; None where there is no decay or the transformation needs a loss to move.
+    """
+    update = jax.jit(optax.with_extra_args_support(transformation).update)
+    params = jnp.ones(3)
+
+    def updates(gradient: float, sign: float) -> np.ndarray:
+        point = sign * params
+        state, seen = transformation.init(point), []
+        for _ in range(PROBE_STEPS):
+            change, state = update(gradient * params, state, point)
+            seen.append(np.asarray(change))
+        return np.stack(seen)
+
+    try:
+        pulled = (updates(0.0, 1.0) - updates(0.0, -1.0)) / 2
+        if not np.any(pulled < 0):
+            return None
+        rates = -updates(1.0, 0.0)
+    except (TypeError, ValueError, KeyError):
+        return None
+    largest = np.unravel_index(np.argmin(pulled), pulled.shape)
+    rate = rates[largest]
+    return float(-pulled[largest] / rate) if rate > 0 else float("nan")
