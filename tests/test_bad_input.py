@@ -320,7 +320,7 @@ MODELS = {
     ),
     "observe of columns": (
         lambda w: w.fit(model=jm.Model(observe=lambda p, x: dist.Normal(p * x, 1.0), init=1.0)),
-        r"got \(6, 6\)",
+        r"batch shape \(6,\).*got batch shape \(6, 1\)",
     ),
     "a vector of log densities": (
         lambda w: jm.fit(KEY, jm.from_log_density(lambda p: -(p**2), init=np.ones(2)), None, Refusing()),
@@ -430,7 +430,7 @@ PREDICTIONS = {
     "score: labels from 1": (lambda w: jm.score(w.class_predictive, LABELS + 1), "support"),
     "score: labels as floats": (lambda w: jm.score(w.class_predictive, LABELS.astype(float)), "integer"),
     "score: labels 0.5 apart": (lambda w: jm.score(w.class_predictive, LABELS + 0.5), ""),
-    "score: one-hot labels": (lambda w: jm.score(w.class_predictive, np.eye(3)[LABELS]), r"got \(6, 3\)"),
+    "score: one-hot labels": (lambda w: jm.score(w.class_predictive, np.eye(3, dtype=int)[LABELS]), r"got \(6, 3\)"),
     "the mean of classes": (lambda w: w.class_predictive.mean, "Use `probs`"),
     "the classes of numbers": (lambda w: w.predictive.probs, "Use `mean`"),
     "a quantile in per cent": (lambda w: w.predictive.quantile(95), "between 0 and 1; got 95"),

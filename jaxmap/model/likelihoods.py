@@ -47,7 +47,8 @@ class Likelihood:
     """The distribution of y given network outputs: one distribution per example.
 
     Axis 0 of the outputs is the example; all other axes of y belong to one example, so that `log_prob(y)` has
-    shape (n,). Subclasses are dataclasses whose fields are numbers or `Learned`.
+    shape (n,). Subclasses are dataclasses whose fields are numbers or `Learned`. numpyro's own validation is off: a fit
+    checks once that all targets lie in the support, instead of selecting in every step.
     """
 
     def __post_init__(self) -> None:
@@ -105,7 +106,7 @@ class Gaussian(Likelihood):
     scale: Scalar | Learned = 1.0
 
     def distribution(self, outputs: Any, *, scale: Any) -> dist.Distribution:  # noqa: D102
-        return _per_example(dist.Normal(outputs, scale))
+        return _per_example(dist.Normal(outputs, scale, validate_args=False))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +121,7 @@ class HeteroscedasticGaussian(Likelihood):
         mean, log_scale = jnp.split(outputs, 2, axis=-1)
         if mean.shape[-1] == 1:
             mean, log_scale = mean[..., 0], log_scale[..., 0]
-        return _per_example(dist.Normal(mean, jnp.exp(log_scale)))
+        return _per_example(dist.Normal(mean, jnp.exp(log_scale), validate_args=False))
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +132,7 @@ class StudentT(Likelihood):
     scale: Scalar | Learned = 1.0
 
     def distribution(self, outputs: Any, *, df: Any, scale: Any) -> dist.Distribution:  # noqa: D102
-        return _per_example(dist.StudentT(df, outputs, scale))
+        return _per_example(dist.StudentT(df, outputs, scale, validate_args=False))
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,7 @@ class Bernoulli(Likelihood):
     """y in {0, 1} with logit P(y = 1) = outputs: binary cross-entropy, as a likelihood."""
 
     def distribution(self, outputs: Any) -> dist.Distribution:  # noqa: D102
-        return _per_example(dist.Bernoulli(logits=outputs))
+        return _per_example(dist.Bernoulli(logits=outputs, validate_args=False))
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +150,7 @@ class Categorical(Likelihood):
     def distribution(self, outputs: Any) -> dist.Distribution:  # noqa: D102
         if outputs.ndim < 2:
             raise ValueError(f"Expected outputs (n, C) with C >= 2 logits; got {outputs.shape}. Use jm.Bernoulli().")
-        return _per_example(dist.Categorical(logits=outputs))
+        return _per_example(dist.Categorical(logits=outputs, validate_args=False))
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +158,7 @@ class Poisson(Likelihood):
     """y in {0, 1, ...} with log mean = outputs."""
 
     def distribution(self, outputs: Any) -> dist.Distribution:  # noqa: D102
-        return _per_example(dist.Poisson(jnp.exp(outputs)))
+        return _per_example(dist.Poisson(jnp.exp(outputs), validate_args=False))
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +168,7 @@ class NegativeBinomial(Likelihood):
     concentration: Scalar | Learned = 1.0
 
     def distribution(self, outputs: Any, *, concentration: Any) -> dist.Distribution:  # noqa: D102
-        return _per_example(dist.NegativeBinomial2(jnp.exp(outputs), concentration))
+        return _per_example(dist.NegativeBinomial2(jnp.exp(outputs), concentration, validate_args=False))
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,9 +210,11 @@ def affine(distribution: dist.Distribution, shift: Any, scale: Any) -> dist.Dist
     event = distribution.batch_shape[1:]
     loc, scale = jnp.broadcast_to(loc, event)[None], jnp.broadcast_to(scale, event)[None]
     if isinstance(distribution, dist.Normal):
-        return dist.Normal(loc + scale * distribution.loc, scale * distribution.scale)
+        return dist.Normal(loc + scale * distribution.loc, scale * distribution.scale, validate_args=False)
     if isinstance(distribution, dist.StudentT):
-        return dist.StudentT(distribution.df, loc + scale * distribution.loc, scale * distribution.scale)
+        return dist.StudentT(
+            distribution.df, loc + scale * distribution.loc, scale * distribution.scale, validate_args=False
+        )
     return Affine(distribution, loc, scale)
 
 

@@ -42,13 +42,11 @@ class Space:
         """
         if not jax.tree.leaves(params):
             raise ValueError("Expected at least one parameter in init; got none.")
-        for node in jax.tree.leaves(support, is_leaf=is_constraint):
+        for path, node in named_leaves(support, is_leaf=is_constraint):
             if not is_constraint(node):
-                raise ValueError(f"Expected a numpyro constraint as support; got {node!r}.")
+                raise ValueError(f"Expected a numpyro constraint as the support of {path or 'all'!r}; got {node!r}.")
         supports = tuple(node for _, node in broadcast_prefix(support, params, is_constraint))
         for path, constraint in zip(paths(params), supports, strict=True):
-            if not is_constraint(constraint):
-                raise ValueError(f"Expected a numpyro constraint as the support of {path!r}; got {constraint!r}.")
             if constraint.is_discrete:
                 raise ValueError(
                     f"Expected a continuous support for {path!r}; got {constraint}. Sum the discrete parameter out."
