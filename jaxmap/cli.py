@@ -43,7 +43,7 @@ def datasets() -> None:
 @click.option("--split", default=0, type=click.IntRange(0), help="Which random split.")
 @click.option("--seed", default=0, type=click.IntRange(0), help="Of everything random in the fits.")
 @click.option("--warmup", default=300, type=click.IntRange(1), help="NUTS: adaptation steps per chain.")
-@click.option("--draws", default=600, type=click.IntRange(4), help="NUTS: kept draws per chain.")
+@click.option("--draws", default=800, type=click.IntRange(4), help="NUTS: kept draws per chain.")
 @click.option("--out", default="report", type=click.Path(path_type=Path), help="Folder for the report.")
 def compare(data: str, methods: str, network: str, split: int, seed: int, warmup: int, draws: int, out: Path) -> None:
     """Compare methods on real data: a Bayesian neural network with a N(0, 1) prior, a tenth of the rows held out.
@@ -109,7 +109,7 @@ def _methods(names: list[str], warmup: int, draws: int) -> dict[str, Any]:
         "MAP": infer.MAP(),
         "Laplace": infer.Laplace(),
         "Ensemble": infer.Ensemble(infer.MAP(), members=8),
-        "NUTS": infer.NUTS(warmup=warmup, draws=draws, max_tree_depth=8),
+        "NUTS": infer.NUTS(warmup=warmup, draws=draws, max_tree_depth=8, target_accept_prob=0.7),
     }
     return {name: made[name] for name in names}
 
