@@ -7,8 +7,7 @@ RMSE 4.82 +- 0.16.
     python -m experiments.standard_splits --data ../shared/data/uci/concrete.npz --splits 3     # about six minutes
 """
 
-import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 
 import jaxmap as jm
+from experiments.record import Record, command
 from jaxmap.model import tabular
 
 
@@ -25,6 +25,7 @@ class Config:
 
     data: str = "../shared/data/uci/concrete.npz"
     splits: int = 3
+    methods: tuple[str, ...] = ("MLE", "MAP", "NUTS")
     hidden: int = 50
     warmup: int = 300
     draws: int = 600
@@ -33,16 +34,8 @@ class Config:
     folder: str | None = None
 
 
-TINY = {"splits": 1, "hidden": 3, "warmup": 20, "draws": 20, "max_tree_depth": 3}
+TINY = {"splits": 1, "methods": ("MAP", "NUTS"), "hidden": 3, "warmup": 20, "draws": 20, "max_tree_depth": 3}
 """What the tests run."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """What came of it."""
-
-    config: dict[str, Any]
-    comparison: jm.Comparison
 
 
 def run(config: Config) -> Record:
@@ -62,21 +55,21 @@ def run(config: Config) -> Record:
         jax.random.key(config.seed),
         lambda train: tabular(train, (config.hidden,)),
         splits,
-        methods,
+        {name: methods[name] for name in config.methods},
         reference="NUTS",
         folder=config.folder,
         on_record=lambda r: print(f"split {r.split} {r.method:<6} lppd {r.scores['lppd']:.3f}", flush=True),
     )
-    comparison.config.update(title=f"{Path(config.data).stem}, standard splits", target=str(table["target"]))
-    return Record(asdict(config), comparison)
+    title = f"{Path(config.data).stem}, standard splits"
+    comparison.config.update(title=title, target=str(table["target"]))
+    return Record(title, config, comparison.summary(), lambda: draw(comparison), text=str(comparison))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in asdict(Config()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=str if value is None else type(value), default=value)
-    print(run(Config(**vars(parser.parse_args(arguments)))).comparison)
+def draw(comparison: jm.Comparison) -> Any:
+    return comparison.figures()["bands"]
 
+
+main = command(__doc__, Config, run)
 
 if __name__ == "__main__":
     main()

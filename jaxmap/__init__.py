@@ -24,29 +24,35 @@ from jaxmap.model import (
     Poisson,
     Prior,
     StudentT,
+    elastic_net,
     flat,
     from_log_density,
+    l1,
     supervised,
     weight_decay,
 )
 
 # Solvers
-from jaxmap.optimize import LBFGS, Newton
+from jaxmap.optimize import LBFGS, Newton, NewtonCG, ProximalGradient, ProximalNewton
 
 # Methods and posteriors
 from jaxmap.infer import (
     MAP,
     MLE,
     NUTS,
+    Bootstrap,
     Draws,
     Ensemble,
     GaussianPosterior,
     Given,
     Laplace,
     MixturePosterior,
+    Path,
     Point,
+    Replicates,
     fit,
     load,
+    path,
 )
 
 # Assessment
@@ -64,6 +70,7 @@ __all__ = [
     "NUTS",
     "Bernoulli",
     "Categorical",
+    "Bootstrap",
     "Certificate",
     "Comparison",
     "Dataset",
@@ -82,20 +89,28 @@ __all__ = [
     "Model",
     "NegativeBinomial",
     "Newton",
+    "NewtonCG",
+    "Path",
     "Point",
     "Poisson",
     "Predictive",
     "Prior",
+    "ProximalGradient",
+    "ProximalNewton",
+    "Replicates",
     "Scaling",
     "Status",
     "StudentT",
     "compare",
     "datasets",
+    "elastic_net",
     "fit",
     "flat",
     "from_log_density",
+    "l1",
     "load",
     "load_dataset",
+    "path",
     "predict",
     "score",
     "split",

@@ -44,17 +44,21 @@ class Certificate:
 
     Attributes:
         gradient: max_i |g_i| max(1, |z_i|) / max(1, |f|), of the total log density f and its gradient g in
-            unconstrained coordinates z.
+            unconstrained coordinates z; at a kink, of what the subgradient leaves.
         decrement: the Newton decrement sqrt(g' H^-1 g), H the negative Hessian: the distance to the
             maximum in units of the posterior standard deviation. None where it was not computed.
         smallest_curvature: the smallest eigenvalue of H scaled to a unit diagonal; None as above.
         flat: paths of the parameters along which H is flat or negative.
+        held: paths of the numbers that lie exactly at the kink of an L1 prior, where the subgradient holds them.
+
+    Beyond 1500 free parameters `smallest_curvature` is relative to the largest, unscaled.
     """
 
     gradient: float
     decrement: float | None = None
     smallest_curvature: float | None = None
     flat: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,32 @@
-"""Every experiment runs in its tiny form; they are found by looking."""
+"""Every experiment has the same parts and a test of its own; they are found by looking."""
 
+import dataclasses
 import importlib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem != "__init__")
+SHARED = {"__init__", "record"}
+NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if path.stem not in SHARED)
 
 
-@pytest.mark.usefixtures("unchecked", "rank_promotion")
 @pytest.mark.parametrize("name", NAMES)
-def test_runs_in_its_tiny_form(name, reference_data, tmp_path):
+def test_has_all_its_parts(name, capsys):
     module = importlib.import_module(f"experiments.{name}")
-    options = dict(module.TINY)
-    if hasattr(module.Config, "data"):
-        options["data"] = str(reference_data / Path(module.Config.data).relative_to("../shared/data"))
-    if hasattr(module.Config, "folder"):
-        options["folder"] = str(tmp_path)
-    record = module.run(module.Config(**options))
-    assert record.config
-    assert len(str(record.comparison).splitlines()) > 3
+    assert f"python -m experiments.{name}" in module.__doc__
+    assert module.__doc__.splitlines()[0].endswith("?")
+    assert module.Config.__dataclass_params__.frozen
+    assert module.TINY.keys() <= {field.name for field in dataclasses.fields(module.Config)}
+    assert callable(module.run)
+    with pytest.raises(SystemExit) as left:
+        module.main(["--help"])
+    assert left.value.code == 0
+    assert "--save" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_run_by_a_test_of_its_own(name):
+    text = (ROOT / "tests" / "experiments" / f"test_{name}.py").read_text()
+    assert f"from experiments import {name} as experiment" in text
+    assert "(record" in text

@@ -14,7 +14,7 @@ from jaxmap.assess.emission import Emission
 from jaxmap.assess.predictive import Predictive
 from jaxmap.data import check_data
 from jaxmap.infer import Draws, GaussianPosterior, MixturePosterior
-from jaxmap.infer.laplace import unconstrained_outputs
+from jaxmap.infer.curved import unconstrained_outputs
 from jaxmap.infer.point import check_counts
 from jaxmap.infer.posteriors import equal_weights, is_posterior
 from jaxmap.infer.problem import named_key

@@ -9,11 +9,15 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from jaxmap.curvature.examples import sum_over_examples
+from jaxmap.data import num_examples
 from jaxmap.model import information
 from jaxmap.types import Data
 
 JACOBIAN_NUMBERS = 2**23
 """How many numbers of per-example Jacobians are held at a time."""
+
+PAIRS_NUMBERS = 2**20
+"""How many products of two entries of them."""
 
 
 def ggn(
@@ -21,6 +25,9 @@ def ggn(
     emission: Callable[[Any, Any], Any],
     z: Any,
     data: Data,
+    *,
+    weights: Any = None,
+    exact: bool = False,
 ) -> Float[Array, "p p"]:
     """Sum J' L J over the examples: the curvature of the negative log-likelihood with the network linearised.
 
@@ -33,9 +40,11 @@ def ggn(
         emission: the two -> distribution of y.
         z: where, p numbers.
         data: (x, y).
+        weights: how often each example counts; once if left out.
+        exact: take the Hessian in u as it is for L. Where u is affine in z, the matrix is then the exact Hessian in z.
 
     Returns:
-        matrix: positive semi-definite, in ravel order.
+        matrix: in ravel order; positive semi-definite unless `exact`.
     """
     flat, unravel = ravel_pytree(z)
 
@@ -46,16 +55,24 @@ def ggn(
     def shaped(v: Float[Array, " p"], x: Any) -> tuple[Any, Any]:
         return outputs(unravel(v), jax.tree.map(lambda leaf: leaf[None], x))
 
-    def part(batch: Data, weights: Float[Array, " chunk"]) -> Float[Array, "p p"]:
-        x, y = batch
+    curvature = _exact_curvature if exact else _output_curvature
+    size = num_examples(data)
+
+    def part(batch: Data, counted: Float[Array, " chunk"]) -> Float[Array, "p p"]:
+        (x, y), given = batch
         jacobian = jax.vmap(lambda example: jax.jacrev(one)(flat, example))(x)
-        middle = jax.vmap(lambda example, target: _output_curvature(emission, *shaped(flat, example), target))(x, y)
-        left = jnp.einsum("nkp,nkl,n->lpn", jacobian, middle, weights.astype(flat.dtype))
+        middle = jax.vmap(lambda example, target: curvature(emission, *shaped(flat, example), target))(x, y)
+        middle = middle * (counted if given is None else counted * given).astype(flat.dtype)[:, None, None]
+        if jacobian.size * width * flat.size <= PAIRS_NUMBERS:
+            # Pairs of columns first: for a linear model they do not depend on z, and members of a vmap share them.
+            pairs = jnp.einsum("nkp,nlq->nklpq", jacobian, jacobian)
+            return jnp.einsum("nkl,nklpq->pq", middle, pairs)
+        left = jnp.einsum("nkp,nkl->lpn", jacobian, middle)
         return jnp.einsum("lpn,nlq->pq", left, jacobian)
 
     width = jax.eval_shape(one, flat, jax.tree.map(lambda leaf: leaf[0], data[0])).size
     chunk = max(1, JACOBIAN_NUMBERS // (width * flat.size))
-    total = sum_over_examples(part, data, chunk)
+    total = sum_over_examples(part, (data, weights), min(chunk, size))
     return (total + total.T) / 2
 
 
@@ -79,6 +96,13 @@ def _output_curvature(emission: Callable[[Any, Any], Any], made: Any, values: An
         chain = chain.reshape(-1, chain.shape[-2], u.size)
         middle = jnp.broadcast_to(known.information, (*known.theta.shape, known.theta.shape[-1]))
         return jnp.einsum("ekp,ekl,elq->pq", chain, middle.reshape(-1, *middle.shape[-2:]), chain)
-    exact = jax.hessian(lambda u: -jnp.sum(emission(*unravel(u)).log_prob(y[None])))(u)
+    exact = _exact_curvature(emission, made, values, y)
     values_, vectors = jnp.linalg.eigh(exact)
     return (vectors * jnp.maximum(values_, 0.0)[None]) @ vectors.T
+
+
+def _exact_curvature(emission: Callable[[Any, Any], Any], made: Any, values: Any, y: Any) -> Array:
+    """The Hessian of -log p(y | u) in u for one example, shape (k, k)."""
+    u, unravel = ravel_pytree((made, values))
+    target = jax.tree.map(lambda leaf: leaf[None], y)
+    return jax.hessian(lambda u: -jnp.sum(emission(*unravel(u)).log_prob(target)))(u)

@@ -1,14 +1,19 @@
 """Inference: fit() and one file per method."""
 
 from jaxmap.infer.problem import Problem
+from jaxmap.infer.curved import Curved
+from jaxmap.infer.delta_method import carry
+from jaxmap.infer.standard_errors import StandardErrors
 from jaxmap.infer.summary import Summary, summarize
 from jaxmap.infer.storage import Saved, read_saved, write_saved
 from jaxmap.infer.posteriors import Particles, Point, is_posterior
 from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.mixture import MixturePosterior
-from jaxmap.infer.load import load
 from jaxmap.infer.point import MAP, MLE, Given
+from jaxmap.infer.path import Path, path
+from jaxmap.infer.bootstrap import Bootstrap, Replicates
+from jaxmap.infer.load import load
 from jaxmap.infer.laplace import Laplace
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.ensemble import Ensemble
@@ -18,6 +23,7 @@ __all__ = [
     "MAP",
     "MLE",
     "NUTS",
+    "Bootstrap",
     "Draws",
     "Ensemble",
     "GaussianPosterior",
@@ -25,14 +31,17 @@ __all__ = [
     "Laplace",
     "MixturePosterior",
     "Particles",
+    "Path",
     "Point",
     "Problem",
+    "Replicates",
     "Saved",
     "Summary",
     "fit",
     "fit_problem",
     "is_posterior",
     "load",
+    "path",
     "read_saved",
     "summarize",
     "write_saved",

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmap.infer.posteriors import Particles, equal_weights, line_of, title_of
+from jaxmap.infer.posteriors import Particles, equal_weights, line_of
 from jaxmap.infer.storage import Saved, pack_info, pack_tree, unpack_info, unpack_tree, write_saved
-from jaxmap.infer.summary import Summary, summarize
+from jaxmap.infer.summary import Summary, summarize, title_of
 from jaxmap.statistics import ess_bulk, mcse_mean, rhat
 from jaxmap.trees import take
 from jaxmap.types import Info, Key, Params

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy.linalg import cho_solve
-from scipy.stats import norm
 
 from jaxmap.curvature import Factor
-from jaxmap.infer.posteriors import Particles, equal_weights, line_of, title_of
+from jaxmap.infer.delta_method import carry
+from jaxmap.infer.posteriors import Particles, equal_weights, line_of
 from jaxmap.infer.storage import (
     Saved,
     pack_info,
@@ -22,7 +22,7 @@ from jaxmap.infer.storage import (
     unpack_tree,
     write_saved,
 )
-from jaxmap.infer.summary import Summary, host, summarize
+from jaxmap.infer.summary import Summary, estimate_columns, fit_header, notes, status_note, summarize, title_of
 from jaxmap.model import Space
 from jaxmap.trees import float_dtype, precision_scope, settled
 from jaxmap.types import Info, Key, Params
@@ -63,6 +63,7 @@ class GaussianPosterior:
         info: how it was found.
         log_evidence: log of the integral of the joint density, by Laplace's formula, in nats.
         linearised: True where the curvature is that of the linearised network, which then predicts best.
+        prior: False where it is the Gaussian of a likelihood alone, around an MLE.
     """
 
     mean: Any
@@ -71,6 +72,7 @@ class GaussianPosterior:
     info: Info
     log_evidence: float
     linearised: bool = False
+    prior: bool = True
 
     @property
     def dtype(self) -> Any:
@@ -117,41 +119,23 @@ class GaussianPosterior:
             return float(log_normal - self.space.log_jacobian(z))
 
     def summary(self, level: float = 0.95) -> Summary:
-        """Estimate, standard error by the delta method, and interval, in the user's space.
+        """Tabulate estimates, posterior standard deviations and intervals by path, in the user's space.
 
-        The interval is the image of the symmetric one in unconstrained coordinates where the map is monotone.
+        By the delta method, as in `Point.summary`. The Gaussian of a likelihood alone, of `Laplace(MLE())`, has
+        standard errors and Wald tests instead: with `hessian="exact"` those of `MLE`'s own summary.
         """
-        flat, unravel = ravel_pytree(host(self.mean))
-        spread = np.sqrt(self.covariance.diagonal())
-        half = norm.ppf(0.5 + level / 2) * spread
-        with jax.enable_x64(True):
-            ends = [host(self.space.constrain(unravel(jnp.asarray(flat + s * half)))) for s in (-1.0, 1.0)]
-        columns = {"estimate": self.mode, "std err": self._delta_errors()}
-        columns |= {f"{(1 - level) / 2:.3g}": ends[0], f"{(1 + level) / 2:.3g}": ends[1]}
-        return summarize(
-            title_of(self.info), columns, f"log evidence {self.log_evidence:.4f}. {self.info.status.value}"
-        )
-
-    def _delta_errors(self) -> Params:
-        """Sqrt of the diagonal of J C J', J the Jacobian of the map to the user's space."""
-        with jax.enable_x64(True):
-            mean = jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), self.mean)
-            flat, unravel = ravel_pytree(mean)
-            shape = self.space.constrain(mean)
-            if self.space.is_real:
-                errors = jnp.sqrt(jnp.asarray(self.covariance.diagonal()))
-            else:
-                jacobian = np.asarray(jax.jacfwd(lambda v: ravel_pytree(self.space.constrain(unravel(v)))[0])(flat))
-                errors = jnp.sqrt(
-                    jnp.sum(jnp.asarray(jacobian @ self.factor.whiten_inverse(np.eye(flat.size))) ** 2, 1)
-                )
-            return ravel_pytree(shape)[1](errors)
+        spread = carry(self.space, self.mean, self.covariance.dense(), level)
+        columns = estimate_columns(self.mode, spread, level, posterior=self.prior)
+        header = fit_header(self.info, len(self.factor.chol_prec), None, self.prior)
+        evidence = f"log evidence {self.log_evidence:.4f}." if self.prior else ""
+        said = notes([status_note(self.info), evidence, *self.info.notes])
+        return summarize(title_of(self.info), columns, said, header)
 
     def packed(self) -> Saved:
         """As plain values and arrays."""
         arrays: dict[str, np.ndarray] = {"chol_prec": self.factor.chol_prec}
         header = {"kind": "GaussianPosterior", "rung": self.factor.rung, "added": self.factor.added}
-        header |= {"log_evidence": self.log_evidence, "linearised": self.linearised}
+        header |= {"log_evidence": self.log_evidence, "linearised": self.linearised, "prior": self.prior}
         header |= {"info": pack_info(self.info, arrays), "mean": pack_tree(self.mean, "mean", arrays)}
         return Saved(header | {"space": self.space.to_plain()}, arrays)
 
@@ -162,7 +146,8 @@ class GaussianPosterior:
         mean = unpack_tree(header["mean"], "mean", arrays, None if model is None else model.start)
         factor = Factor(arrays["chol_prec"], header["rung"], header["added"])
         info = unpack_info(header["info"], arrays)
-        return cls(mean, factor, space_of(header, mean, model), info, header["log_evidence"], header["linearised"])
+        flags = (header["linearised"], header.get("prior", True))
+        return cls(mean, factor, space_of(header, mean, model), info, header["log_evidence"], *flags)
 
     def save(self, folder: str | Path) -> Path:
         """Write to a folder, atomically; `jm.load` reads it."""

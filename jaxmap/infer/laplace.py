@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmap.curvature import Factor, SingularCurvatureError, factorize, ggn, hessian
+from jaxmap.curvature import Factor, SingularCurvatureError, factorize
+from jaxmap.infer.curved import Curved
 from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.point import MAP, Climbs, describe
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch, check_method
-from jaxmap.model import Density, Model
+from jaxmap.model import Density
 from jaxmap.optimize import Budget, choose_solver, maximize
-from jaxmap.optimize.certificate import coordinate_paths
-from jaxmap.trees import in_double
 from jaxmap.types import FitError, Method, Posterior, Seeds, Status
 
 FULL_UP_TO = 12_000
@@ -87,7 +86,7 @@ class Laplace:
             )
         density = Density(problem.model, point.prior, point.prior and not problem.model.space.is_real)
         kind = self.hessian or ("exact" if problem.model.outputs is None else "ggn")
-        found = Curved(density, point.z, problem)
+        found = Ladder(density, point.z, problem)
         factor, rung, spent = found.climb_ladder(kind, self.force, point)
         info = replace(
             point.info,
@@ -99,19 +98,11 @@ class Laplace:
         )
         evidence = found.value + 0.5 * problem.num_params * np.log(2 * np.pi) - 0.5 * factor.log_det
         linear = "Gauss-Newton" in rung
-        return GaussianPosterior(point.z, factor, problem.model.space, info, float(evidence), linear)
+        return GaussianPosterior(point.z, factor, problem.model.space, info, float(evidence), linear, point.prior)
 
 
-class Curved:
-    """A density, its gradient and its curvatures at one point, in float64."""
-
-    def __init__(self, density: Density, z: Any, problem: Problem):
-        self.density, self.problem = density, problem
-        self.names = coordinate_paths(z)
-        self._at = (jax.tree.map(jnp.asarray, z) if problem.dtype != np.float64 else z, problem.data)
-        value, gradient = in_double(self._program("value", jax.value_and_grad(density)), *self._at)
-        self.value = float(value)
-        self.gradient = np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(gradient)])
+class Ladder(Curved):
+    """The curvatures of a density at one point, from the best downwards."""
 
     def climb_ladder(self, kind: str, force: bool, point: Point) -> tuple[Factor, str, float]:
         """Exact Hessian, then Gauss-Newton, then clipped eigenvalues; says on which rung it stands."""
@@ -142,29 +133,6 @@ class Curved:
             rung += f", eigenvalues clipped (at most {factor.added:.3g} added)"
         return factor, rung, spent + cost
 
-    def exact(self) -> tuple[np.ndarray, float]:
-        """The Hessian of -log density, and its cost in gradients."""
-
-        def curvature(z: Any, data: Any) -> Any:
-            return hessian(lambda v: -self.density(v, data), z)
-
-        matrix = np.asarray(in_double(self._program("curvature", curvature), *self._at), np.float64)
-        return matrix, 3.0 * len(matrix)
-
-    def gauss_newton(self) -> tuple[np.ndarray, float]:
-        """The GGN of the likelihood plus the Hessian of everything else, and its cost in gradients."""
-        model, density = self.problem.model, self.density
-
-        def curvature(z: Any, data: Any) -> Any:
-            likelihood = ggn(unconstrained_outputs(model), model.emission, z, data)  # type: ignore[arg-type]
-            return likelihood + hessian(lambda v: -density.log_prior(v), z)
-
-        matrix = np.asarray(in_double(self._program("ggn", curvature), *self._at), np.float64)
-        z, (x, *_) = self._at
-        shapes = jax.eval_shape(unconstrained_outputs(model), z, x)
-        width = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes)) / self.problem.num_examples
-        return matrix, float(np.ceil(width))
-
     def gradient_note(self, factor: Factor) -> tuple[str, ...]:
         """The remaining gradient in posterior standard deviations, where it is worth a word."""
         from scipy.linalg import solve_triangular
@@ -177,18 +145,6 @@ class Curved:
     def _refusal(self, error: Exception, point: Point) -> FitError:
         return FitError(f"Laplace has no curvature to stand on: {error}", last=point.mode)
 
-    def _program(self, name: str, function: Any) -> Any:
-        return self.problem.model.programs.setdefault((name, self.density), jax.jit(function))
-
-
-def unconstrained_outputs(model: Model) -> Any:
-    """`model.outputs` as a function of unconstrained coordinates."""
-
-    def outputs(z: Any, x: Any) -> Any:
-        return model.outputs(model.space.constrain(z), x)  # type: ignore[misc]
-
-    return outputs
-
 
 def _unconstrained_mode(point: Point, problem: Problem) -> tuple[Point, tuple[str, ...]]:
     """Climb from the mode of the user's density to that of the unconstrained one, where they differ."""
@@ -196,12 +152,12 @@ def _unconstrained_mode(point: Point, problem: Problem) -> tuple[Point, tuple[st
         return point, ()
     method = MAP(space="unconstrained")
     watch = Stopwatch()
-    solver, description = choose_solver(None, problem.num_params, None, None)
+    solver, description = choose_solver(None, method.task(problem, method.density(problem)))
     starts = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], point.z)
     budget = Budget(solver.steps, None, problem.progress)
     keys = jax.random.split(jax.random.key(0), 1)  # full batches: no order to draw
     ascent = maximize(method.density(problem), problem.data, starts, keys, solver, budget, "MAP")
-    moved = method.finish(problem, Climbs(ascent, keys, solver, description, watch.seconds), 0)
+    moved = method.finish(problem, Climbs(ascent, keys, starts, solver, description, watch.seconds), 0)
     info = replace(
         moved.info,
         seconds=moved.info.seconds + point.info.seconds,

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from jaxmap.infer.bootstrap import Replicates
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.mixture import MixturePosterior
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.storage import Saved, read_saved
 
-KINDS = {kind.__name__: kind for kind in (Point, GaussianPosterior, Draws, MixturePosterior)}
+KINDS = {kind.__name__: kind for kind in (Point, Replicates, GaussianPosterior, Draws, MixturePosterior)}
 
 
 def load(folder: str | Path, model: Any = None) -> Any:

@@ -11,9 +11,9 @@ from jax.flatten_util import ravel_pytree
 from scipy.special import logsumexp
 
 from jaxmap.infer.gaussian import GaussianPosterior
-from jaxmap.infer.posteriors import Particles, line_of, title_of
+from jaxmap.infer.posteriors import Particles, line_of
 from jaxmap.infer.storage import Saved, pack_info, unpack_info, write_saved
-from jaxmap.infer.summary import Summary, host, summarize
+from jaxmap.infer.summary import Summary, host, summarize, title_of
 from jaxmap.types import Info, Key, Params
 
 SAME_MODE = 0.1

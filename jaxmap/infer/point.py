@@ -14,16 +14,18 @@ from jaxmap.optimize import (
     Ascent,
     Budget,
     FirstOrder,
+    Newton,
     Solver,
+    Task,
     certify,
     choose_solver,
     decay_of,
     describe_failure,
     maximize,
-    totals,
+    slope_at,
 )
 from jaxmap.optimize.maximize import failing_batch
-from jaxmap.trees import cast_floats, in_double, named_leaves, settled, take
+from jaxmap.trees import cast_floats, named_leaves, settled, take
 from jaxmap.types import FitError, Info, Seeds, Status
 
 
@@ -61,17 +63,28 @@ class MAP:
     def run(self, problem: Problem, seeds: Seeds) -> "Climbs":
         """Climb from every start of every seed in one program."""
         watch = Stopwatch()
-        solver, description = choose_solver(self.solver, problem.num_params, self.batch_size, self.steps)
+        density = self.density(problem)
+        solver, description = choose_solver(self.solver, self.task(problem, density, seeds.count))
         decay = decay_of(solver.transformation) if isinstance(solver, FirstOrder) else None
         if decay is not None:
             description += self.decayed(decay, problem)
-        density = self.density(problem)
         starts = multiply(seeds, self.restarts)
         budget = Budget(solver.steps, self.batch_size, problem.progress)
         z = problem.starts(starts)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(starts.keys, DATA_ORDER)
         ascent = maximize(density, problem.data, z, keys, solver, budget, type(self).__name__)
-        return Climbs(ascent, keys, solver, description, watch.seconds / seeds.count)
+        return Climbs(ascent, keys, z, solver, description, watch.seconds / seeds.count)
+
+    def task(self, problem: Problem, density: Density, seeds: int = 1) -> Task:
+        """What the solver is chosen for."""
+        return Task(
+            num_params=problem.num_params,
+            num_examples=problem.num_examples,
+            members=seeds * self.restarts,
+            kinked=density.kinks(problem.model.start_unconstrained(problem.dtype)) is not None,
+            batch_size=self.batch_size,
+            steps=self.steps,
+        )
 
     def decayed(self, decay: float, problem: Problem) -> str:
         """Refuse a solver that decays weights beside a prior; label it where there is none.
@@ -97,25 +110,57 @@ class MAP:
         watch = Stopwatch()
         density = self.density(problem)
         rows = range(index * self.restarts, (index + 1) * self.restarts)
-        alive = [row for row in rows if runs.ascent.codes[row] != Status.DIVERGED.code]
-        if not alive:
+        found = {
+            row: judge(density, problem, runs, row) for row in rows if runs.ascent.codes[row] != Status.DIVERGED.code
+        }
+        if not any(ended.info.status in ENDS for ended in found.values()):
+            runs, found = self.again(problem, density, runs, rows, found)
+        if not found:
             raise failure(self, problem, density, runs, rows[0])
-        found = {row: judge(density, problem, take(runs.ascent.z, row), int(runs.ascent.codes[row])) for row in alive}
-        best = max(alive, key=lambda row: found[row].value)
-        lost = self.restarts - len(alive)
+        best = max(found, key=lambda row: (found[row].info.status in ENDS, found[row].value))
+        z, history = take(runs.ascent.z, best), runs.ascent.history[best]
+        diagnostics, notes = tell_apart(density, problem, runs, found, rows)
         info = replace(
             found[best].info,
             method=describe(self),
             solver=runs.description,
             num_gradients=float(runs.ascent.gradients[list(rows)].sum()) + found[best].info.num_gradients,
-            history=runs.ascent.history[best][~np.isnan(runs.ascent.history[best])],
+            history=history[~np.isnan(history)],
             members=tuple(found[row].info.status if row in found else Status.DIVERGED for row in rows),
-            notes=(f"{lost} of {self.restarts} restarts diverged and were left out.",) if lost else (),
+            notes=notes,
+            diagnostics=diagnostics,
             seconds=runs.seconds + watch.seconds,
         )
-        z = take(runs.ascent.z, best)
         mode = settled(problem.model.space.constrain(z))
-        return Point(mode, info, settled(z), density.prior, density.jacobian)
+        return Point(mode, info, settled(z), density.prior, density.jacobian, problem=problem)
+
+    def again(
+        self, problem: Problem, density: Density, runs: "Climbs", rows: range, found: dict[int, "Judged"]
+    ) -> tuple["Climbs", dict[int, "Judged"]]:
+        """Climb from the same starts with the Gauss-Newton matrix, where the Hessian led to no maximum."""
+        model, tried = problem.model, runs.solver
+        pair = isinstance(problem.data, tuple) and len(problem.data) == 2
+        able = isinstance(tried, Newton) and tried.curvature is None and model.outputs is not None and pair
+        if not able or any(ended.info.status is Status.INTERRUPTED for ended in found.values()):
+            return runs, found
+        solver = replace(tried, curvature="ggn", lazy=False)
+        here = np.asarray(rows)
+        budget = Budget(solver.steps, None, problem.progress)
+        label = type(self).__name__
+        ascent = maximize(density, problem.data, take(runs.starts, here), runs.keys[here], solver, budget, label)
+        spent = ascent.gradients + runs.ascent.gradients[here]
+        second = runs._replace(
+            ascent=ascent._replace(gradients=spent), description=f"{solver.name}, after {tried.name}"
+        )
+        alive = [k for k in range(len(rows)) if ascent.codes[k] != Status.DIVERGED.code]
+        ends = {k: judge(density, problem, second, k) for k in alive}
+        flat = [ended.info.status is Status.NOT_A_MAXIMUM for ended in found.values()]
+        bar = max((ended.value for ended in found.values()), default=-np.inf) + (-1e-3 if all(flat) else 0.5)
+        if not any(ended.info.status in ENDS and ended.value > bar for ended in ends.values()):
+            return runs, found
+        merged = runs.ascent._replace(z=jax.tree.map(lambda old, new: old.at[here].set(new), runs.ascent.z, ascent.z))
+        merged = _with_rows(merged, here, second.ascent)
+        return second._replace(ascent=merged), {rows[k]: ended for k, ended in ends.items()}
 
 
 @dataclass(frozen=True)
@@ -179,13 +224,17 @@ class Given:
         watch = Stopwatch()
         density = Density(problem.model, jacobian=False)
         z = problem.model.space.unconstrain(runs)
-        found = judge(density, problem, z, Status.STEPS_EXHAUSTED.code)
+        found = judge_at(density, problem, z, Status.STEPS_EXHAUSTED.code)
         info = replace(found.info, method="Given", solver="none: the parameters were given", seconds=watch.seconds)
-        return Point(settled(runs), info, settled(z), moved=False)
+        return Point(settled(runs), info, settled(z), moved=False, problem=problem)
 
 
 DATA_ORDER = 1
 """The tag folded into a key for the order of minibatches."""
+
+
+ENDS = (Status.CONVERGED, Status.AT_BOUNDARY)
+"""How a climb ends that found a maximum."""
 
 
 class Climbs(NamedTuple):
@@ -193,6 +242,7 @@ class Climbs(NamedTuple):
 
     ascent: Ascent
     keys: Any
+    starts: Any
     solver: Solver
     description: str
     seconds: float
@@ -205,27 +255,75 @@ class Judged(NamedTuple):
     info: Info
 
 
-def judge(density: Density, problem: Problem, z: Any, code: int) -> Judged:
-    """Certify an end point and total its density."""
+def judge(density: Density, problem: Problem, runs: Climbs, row: int) -> Judged:
+    """Certify the end of one climb."""
+    return judge_at(density, problem, take(runs.ascent.z, row), int(runs.ascent.codes[row]))
+
+
+def judge_at(density: Density, problem: Problem, z: Any, code: int) -> Judged:
+    """Certify a point and total its density."""
     resolution = float(jnp.finfo(problem.dtype).eps)
-    certificate, status = certify(density, z, problem.data, resolution=resolution)
+    slope = slope_at(density, z, problem.data)
+    certificate, status = certify(density, z, problem.data, resolution=resolution, slope=slope)
     if code == Status.INTERRUPTED.code:
         status = Status.INTERRUPTED
-    parts = totals(density, z, problem.data)
-    spent = 1.0 if certificate.decrement is None else 1.0 + 3.0 * problem.num_params
+    likelihood, prior, value = (float(v) for v in (slope.log_likelihood, slope.log_prior, slope.value))
     info = Info(
         status=status,
         target=f"mode of the {density.target}",
         certificate=certificate,
-        log_likelihood=parts.log_likelihood,
-        log_prior=parts.log_prior,
-        log_joint=parts.log_likelihood + parts.log_prior,
-        num_gradients=spent,
+        log_likelihood=likelihood,
+        log_prior=prior,
+        log_joint=likelihood + prior,
+        num_gradients=1.0 if certificate.decrement is None else 3.0 + 3.0 * problem.num_params,
         versions=library_versions(),
     )
-    prior = problem.model.programs.setdefault(("prior", density), jax.jit(density.log_prior))
-    value = parts.log_likelihood + float(in_double(prior, z))
     return Judged(value if np.isfinite(value) else -np.inf, info)
+
+
+def _with_rows(ascent: Ascent, rows: np.ndarray, part: Ascent) -> Ascent:
+    """Put the climbs of `part` in their rows."""
+    width = max(ascent.history.shape[1], part.history.shape[1])
+    history = np.full((len(ascent.codes), width), np.nan)
+    history[:, : ascent.history.shape[1]] = ascent.history
+    history[rows] = np.nan
+    history[rows, : part.history.shape[1]] = part.history
+    codes, steps, gradients = ascent.codes.copy(), ascent.steps.copy(), np.array(ascent.gradients, float)
+    codes[rows], steps[rows], gradients[rows] = part.codes, part.steps, part.gradients
+    return ascent._replace(history=history, codes=codes, steps=steps, gradients=gradients)
+
+
+def tell_apart(
+    density: Density, problem: Problem, runs: Climbs, found: dict[int, Judged], rows: range
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Count the distinct maxima among restarts, by what they say about each example.
+
+    Two ends are one maximum where the per-example log-likelihoods differ by less than 0.01 nats in the root mean square:
+    symmetric copies of a network count once.
+    """
+    if len(rows) == 1:
+        return {}, ()
+    lost = len(rows) - len(found)
+    notes = [f"{lost} of {len(rows)} restarts diverged and were left out."] if lost else []
+    program = problem.model.programs.setdefault(("likelihoods", density), jax.jit(density.log_likelihoods))
+    kinds: list[tuple[np.ndarray, int]] = []
+    ends = sorted(found, key=lambda row: -found[row].value)
+    sure = [row for row in ends if found[row].info.status in ENDS] or ends
+    for row in sure:
+        values = np.asarray(program(take(runs.ascent.z, row), problem.data), np.float64)
+        same = [k for k, (seen, _) in enumerate(kinds) if np.sqrt(np.mean((seen - values) ** 2)) < SAME]
+        if same:
+            kinds[same[0]] = (kinds[same[0]][0], kinds[same[0]][1] + 1)
+        else:
+            kinds.append((values, 1))
+    certified = found[sure[0]].info.status in ENDS
+    what = ("maximum" if len(kinds) == 1 else "maxima") if certified else "end point" + "s" * (len(kinds) > 1)
+    notes.append(f"{len(kinds)} distinct {what} among {len(sure)} restarts; the best was reached by {kinds[0][1]}.")
+    return {"distinct_maxima": float(len(kinds)), "reached_best": float(kinds[0][1])}, tuple(notes)
+
+
+SAME = 1e-2
+"""Nats per example within which two ends are one maximum."""
 
 
 def failure(method: MAP, problem: Problem, density: Density, runs: Climbs, row: int) -> FitError:
@@ -271,7 +369,7 @@ def describe(method: Any) -> str:
         if f.default is not MISSING and value == f.default:
             continue
         if f.name == "solver":
-            value = choose_solver(value, 0, None, None)[1]
+            value = choose_solver(value, Task())[1]
         elif hasattr(value, "run"):
             value = describe(value)
         elif hasattr(value, "particles"):

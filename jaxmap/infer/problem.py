@@ -1,5 +1,6 @@
 """Problem: a model, its data and the fits already made of them."""
 
+import functools
 import time
 import zlib
 from dataclasses import dataclass, field
@@ -245,6 +246,7 @@ def named_key(key: Key, verb: str) -> Key:
     return jax.random.fold_in(check_key(key, verb), zlib.crc32(verb.encode()))
 
 
+@functools.cache
 def library_versions() -> dict[str, str]:
     """The versions that numbers depend on."""
     return {name: version(name) for name in ("jaxmap", "jax", "jaxlib", "optax", "flax", "numpyro", "numpy")}

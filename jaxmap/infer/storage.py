@@ -119,7 +119,7 @@ def unpack_info(plain: dict[str, Any], arrays: dict[str, np.ndarray], name: str 
     """The inverse of `pack_info`."""
     certificate = plain["certificate"]
     if certificate is not None:
-        certificate = Certificate(**certificate | {"flat": tuple(certificate["flat"])})
+        certificate = Certificate(**certificate | {name: tuple(certificate.get(name, ())) for name in ("flat", "held")})
     fixed = {
         "status": Status[plain["status"]],
         "members": tuple(Status[member] for member in plain["members"]),

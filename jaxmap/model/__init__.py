@@ -2,8 +2,9 @@
 
 from jaxmap.model.space import Space, is_real
 from jaxmap.model.losses import loss_scale
+from jaxmap.model.kinks import ElasticNet, Kink, kink_of, soft_threshold
 from jaxmap.model.prior import Flat, Prior, flat
-from jaxmap.model.regularizers import weight_decay
+from jaxmap.model.regularizers import elastic_net, l1, weight_decay
 from jaxmap.model.likelihoods import (
     Bernoulli,
     Categorical,
@@ -30,9 +31,11 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "Density",
+    "ElasticNet",
     "Flat",
     "Gaussian",
     "HeteroscedasticGaussian",
+    "Kink",
     "Learned",
     "Likelihood",
     "Model",
@@ -44,14 +47,18 @@ __all__ = [
     "StudentT",
     "as_network",
     "class_probabilities",
+    "elastic_net",
     "flat",
     "from_log_density",
     "gaussian",
     "gaussian_parts",
     "information",
     "is_real",
+    "kink_of",
+    "l1",
     "loss_scale",
     "marginal",
+    "soft_threshold",
     "supervised",
     "tabular",
     "weight_decay",

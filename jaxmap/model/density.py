@@ -7,7 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmap.data import num_examples
+from jaxmap.model.kinks import Kink
 from jaxmap.model.model import Model
+from jaxmap.model.prior import Prior
+from jaxmap.model.space import is_real
 from jaxmap.types import Data
 
 
@@ -48,6 +51,25 @@ class Density:
             total = total + self.model.log_prior(self.model.space.constrain(z))
         return total + self.model.space.log_jacobian(z) if self.jacobian else total
 
+    def smooth_log_prior(self, z: Any) -> Float[Array, ""]:
+        """`log_prior` without the kinks of L1 priors, which `kinks` holds."""
+        if self.kinks(z) is None:
+            return self.log_prior(z)
+        prior = self.model.log_prior.smooth(self.model.space.constrain(z))  # type: ignore[attr-defined]
+        return prior + self.model.space.log_jacobian(z) if self.jacobian else prior
+
+    def kinks(self, z: Any) -> list[Kink | None] | None:
+        """The terms -weight |z - center| of the log density, one per leaf; None where it is smooth everywhere.
+
+        They are known for a `Prior` on leaves that are their own coordinates; a bounded leaf cannot cross its kink.
+        """
+        if not self.prior or not isinstance(self.model.log_prior, Prior):
+            return None
+        params, space = self.model.space.constrain(z), self.model.space
+        found = self.model.log_prior.kinks(params)
+        kept = [kink if is_real(support) else None for kink, support in zip(found, space.supports, strict=True)]
+        return kept if any(kink is not None for kink in kept) else None
+
     def __call__(self, z: Any, data: Data) -> Float[Array, ""]:
         """The total, in nats."""
         return self.log_prior(z) + jnp.sum(self.log_likelihoods(z, data))
@@ -68,10 +90,12 @@ class Density:
         Returns:
             loss: nats per example.
         """
+        return self.mean_nll(z, data, weights) - self.log_prior(z) / (total or num_examples(data))
+
+    def mean_nll(self, z: Any, data: Data, weights: Float[Array, " batch"] | None = None) -> Float[Array, ""]:
+        """The data's part of `mean_loss`."""
         values = self.log_likelihoods(z, data)
         if weights is None:
-            mean = jnp.sum(values) / num_examples(data)
-        else:
-            weights = weights.astype(values.dtype)
-            mean = jnp.sum(weights * values) / jnp.sum(weights)
-        return -(mean + self.log_prior(z) / (total or num_examples(data)))
+            return -jnp.sum(values) / num_examples(data)
+        weights = weights.astype(values.dtype)
+        return -jnp.sum(weights * values) / jnp.sum(weights)

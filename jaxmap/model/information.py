@@ -14,7 +14,7 @@ from jax.scipy.special import polygamma
 from jaxtyping import Array, Float
 from numpyro.distributions.discrete import BernoulliLogits, BernoulliProbs, CategoricalLogits
 
-from jaxmap.model.likelihoods import Affine
+from jaxmap.model.likelihoods import Affine, BernoulliByLogit
 
 
 class Coordinates(NamedTuple):
@@ -137,6 +137,7 @@ _FAMILIES: dict[type, Callable[..., Coordinates]] = {
     dist.Normal: _normal,
     dist.LogNormal: _normal,
     dist.StudentT: _student,
+    BernoulliByLogit: _bernoulli,
     BernoulliLogits: _bernoulli,
     BernoulliProbs: _bernoulli,
     CategoricalLogits: _categorical,

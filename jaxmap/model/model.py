@@ -40,6 +40,7 @@ class Model:
         outputs: (params, x) -> (network outputs, learned likelihood parameters), where there is a network.
         emission: (outputs, learned likelihood parameters) -> Distribution of y, the other half of `observe`.
         restartable: False where `init` has only one start to give.
+        concave: True where log p(y) is known to be concave in the outputs, whatever y.
 
     Raises:
         TypeError: a part of the wrong kind, integer parameters.
@@ -55,6 +56,7 @@ class Model:
     outputs: Callable[[Params, Any], tuple[Any, dict[str, Any]]] | None = None
     emission: Callable[[Any, dict[str, Any]], Distribution] | None = None
     restartable: bool = True
+    concave: bool = False
     programs: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -85,10 +87,9 @@ class Model:
     @cached_property
     def start(self) -> Params:
         """The start, or one of the starts, as jax arrays in the user's space."""
-        if not callable(self.init):
-            return jax.tree.map(_as_array, self.init)
         try:
-            return jax.tree.map(_as_array, self.init(jax.random.key(0)))
+            with jax.ensure_compile_time_eval():  # a model may be built inside a program, as `path` does
+                return jax.tree.map(_as_array, self.init(jax.random.key(0)) if callable(self.init) else self.init)
         except (TypeError, ValueError, AttributeError) as error:
             if "Expected" in str(error):
                 raise
@@ -111,7 +112,7 @@ class Model:
 
     def starts(self, key: Key) -> Params:
         """A random start from `init(key)`; the same tree whatever the key where `init` is a tree. Traceable."""
-        return jax.tree.map(jnp.asarray, self.init(key)) if callable(self.init) else self.start
+        return jax.tree.map(_copied, self.init(key)) if callable(self.init) else self.start
 
     def _observed(self, params: Params, batch: Data) -> Float[Array, " n"]:
         x, y = batch
@@ -149,7 +150,11 @@ def from_log_density(log_density: Callable[[Params], Any], *, init: Any, support
 
 
 def _as_array(leaf: Any) -> jax.Array:
-    array = np.asarray(leaf)
+    array = np.array(leaf)  # a copy: jax remembers a numpy array in the precision that saw it first
     if array.dtype.kind not in "fV":
         raise TypeError(f"Expected floating parameters; got a value of dtype {array.dtype}. Write 1.0, not 1.")
-    return jnp.asarray(leaf)
+    return jnp.asarray(array)
+
+
+def _copied(leaf: Any) -> jax.Array:
+    return jnp.asarray(np.array(leaf) if isinstance(leaf, np.ndarray) else leaf)

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
-from numpyro.distributions import Delta, Distribution, Normal, constraints
+from numpyro.distributions import Delta, Distribution, Laplace, Normal, constraints
 
+from jaxmap.model.kinks import ElasticNet, Kink, is_log_concave, kink_of, smooth_log_prob, soft_threshold
 from jaxmap.model.losses import loss_scale
 from jaxmap.trees import at_path, broadcast_prefix, named_leaves, paths
 from jaxmap.types import Key, Params
@@ -81,6 +82,41 @@ class Prior:
                 total = total + jnp.sum(distribution.log_prob(row.leaf))
         return total
 
+    def smooth(self, params: Params) -> Float[Array, ""]:
+        """Sum the log density of all leaves without its kinks, the terms -weight |b - center| of L1 priors."""
+        made = [(row.leaf, _resolve(row, params)) for row in self._rows(params)]
+        terms = [jnp.sum(smooth_log_prob(found, leaf)) for leaf, found in made if found is not None]
+        return sum(terms, start=jnp.asarray(0.0))
+
+    def is_log_concave(self, params: Params, *, strongly: bool = False) -> bool:
+        """True where every rule is a Gaussian, an elastic net, or unless `strongly` a Laplace prior or flat."""
+        rules = [row.rule for row in self._rows(params)]
+        return all(not strongly if isinstance(r, Flat) else is_log_concave(r, strongly=strongly) for r in rules)
+
+    def kinks(self, params: Params) -> list[Kink | None]:
+        """The kink of each leaf in flattening order, None where the prior is smooth.
+
+        Raises:
+            TypeError: an L1 prior inside a hierarchy; its scale would have to stand still.
+        """
+        kinks = []
+        for row in self._rows(params):
+            found = _resolve(row, params)
+            kink = None if found is None else kink_of(found)
+            if kink is not None and not isinstance(row.rule, Distribution):
+                raise TypeError(
+                    f"Expected an L1 prior of fixed scale for a point estimate; got a function for {row.path!r}. "
+                    "Its joint mode is at scale zero: give it a number, or sample with jm.NUTS()."
+                )
+            kinks.append(kink)
+        return kinks
+
+    def proximal(self, params: Params, step: float) -> Params:
+        """The proximal map of the kinks: soft thresholding by step x weight, leaf by leaf; the identity elsewhere."""
+        leaves, treedef = jax.tree.flatten(params)
+        pairs = zip(leaves, self.kinks(params), strict=True)
+        return treedef.unflatten([v if k is None else soft_threshold(v, k, step) for v, k in pairs])
+
     @property
     def is_flat(self) -> bool:
         """True where every rule is flat."""
@@ -139,16 +175,40 @@ class Prior:
         Raises:
             ValueError: a rule that is not a zero-mean Gaussian with one scale.
         """
-        scale = loss_scale(per, num_examples, loss, noise_scale)
+        return self._strengths(loss_scale(per, num_examples, loss, noise_scale), "l2")
 
+    def as_l1(
+        self,
+        *,
+        per: str = "sum",
+        num_examples: int | None = None,
+        loss: str = "nll",
+        noise_scale: float | None = None,
+    ) -> Any:
+        """Say which L1 penalty this Laplace prior is: the inverse of `l1`; returns and raises likewise."""
+        return self._strengths(loss_scale(per, num_examples, loss, noise_scale), "l1")
+
+    def as_elastic_net(
+        self,
+        *,
+        per: str = "sum",
+        num_examples: int | None = None,
+        loss: str = "nll",
+        noise_scale: float | None = None,
+    ) -> Any:
+        """Say which (l1, l2) this prior is: the inverse of `elastic_net`; returns and raises likewise."""
+        return self._strengths(loss_scale(per, num_examples, loss, noise_scale), "both")
+
+    def _strengths(self, scale: float, kind: str) -> Any:
         def strength(rule: Any) -> Any:
             if isinstance(rule, Prior):
-                return rule.as_weight_decay(per=per, num_examples=num_examples, loss=loss, noise_scale=noise_scale)
-            if isinstance(rule, Flat):
-                return 0.0
-            if not isinstance(rule, Normal) or np.any(np.asarray(rule.loc)) or np.size(rule.scale) != 1:
-                raise ValueError(f"Expected a zero-mean Gaussian with one scale; got {_describe(rule)}.")
-            return float(np.asarray(rule.scale).item() ** -2 / scale)
+                return rule._strengths(scale, kind)
+            l1, l2 = _penalty_of(rule)
+            wrong = (kind == "l2" and l1) or (kind == "l1" and l2)
+            if wrong or np.isnan(l1 + l2):
+                wanted = {"l1": "Laplace prior", "l2": "Gaussian", "both": "Gaussian, Laplace or elastic-net prior"}
+                raise ValueError(f"Expected a zero-mean {wanted[kind]} with one scale; got {_describe(rule)}.")
+            return {"l1": l1 / scale, "l2": l2 / scale, "both": (l1 / scale, l2 / scale)}[kind]
 
         rules = self.rules if self.patterns is None else self.patterns
         return jax.tree.map(strength, rules, is_leaf=_is_rule)
@@ -215,6 +275,21 @@ def _literals(pattern: str, path: str) -> float:
     return float(len(re.sub(r"\[[^\]]*\]|[*?]", "", pattern)))
 
 
+def _penalty_of(rule: Any) -> tuple[float, float]:
+    """(l1, l2) of the penalty l1 |b| + l2 b^2 / 2 that a rule is, NaN where it is none."""
+    if isinstance(rule, Flat):
+        return 0.0, 0.0
+    centred = not np.any(np.asarray(getattr(rule, "loc", 0.0)))
+    single = isinstance(rule, Distribution) and int(np.prod(rule.shape())) == 1
+    if isinstance(rule, Normal) and centred and single:
+        return 0.0, float(np.asarray(rule.scale).item() ** -2)
+    if isinstance(rule, Laplace) and centred and single:
+        return float(1.0 / np.asarray(rule.scale).item()), 0.0
+    if isinstance(rule, ElasticNet) and single:
+        return float(np.asarray(rule.l1).item()), float(np.asarray(rule.l2).item())
+    return float("nan"), float("nan")
+
+
 def _is_rule(node: Any) -> bool:
     return isinstance(node, Distribution | Flat | Prior) or callable(node)
 
@@ -263,7 +338,9 @@ def check_distribution(distribution: Distribution, where: str) -> None:
         value = vars(distribution).get(name)
         if value is None or constraints.is_dependent(constraint) or isinstance(value, Tracer):
             continue
-        if not bool(jnp.all(constraint(value))):
+        with jax.ensure_compile_time_eval():  # also inside a program, where a path builds its models
+            inside = bool(jnp.all(constraint(value)))
+        if not inside:
             raise ValueError(
                 f"Expected {name} of the {where} {type(distribution).__name__} to be "
                 f"{type(constraint).__name__.lstrip('_').lower()}; got {np.asarray(value)}."

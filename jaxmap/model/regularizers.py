@@ -1,14 +1,19 @@
 """Regularisers and the priors that they are."""
 
-import numpy as np
-from numpyro.distributions import Normal
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import Laplace, Normal
+
+from jaxmap.model.kinks import ElasticNet
 from jaxmap.model.losses import loss_scale
 from jaxmap.model.prior import Prior, flat
 
 
 def weight_decay(
-    strength: float,
+    strength: Any,
     *,
     per: str = "sum",
     num_examples: int | None = None,
@@ -26,7 +31,8 @@ def weight_decay(
     times num_examples where the loss is a mean. The prior is the normalised N(0, 1 / precision).
 
     Args:
-        strength: the factor that was used in the loss, >= 0; zero is the flat prior.
+        strength: the factor that was used in the loss, >= 0; zero is the flat prior. It may be traced, as by `path`,
+            and must then be positive.
         per: "sum" or "mean", how the loss added its examples.
         num_examples: n, needed for "mean".
         loss: "nll", "mse" or "half_mse", which loss the term was added to.
@@ -38,7 +44,77 @@ def weight_decay(
     Raises:
         ValueError: a negative strength, or a number that is missing or not used.
     """
-    if isinstance(strength, str) or not 0 <= strength < np.inf:
-        raise ValueError(f"Expected a finite weight decay strength >= 0; got {strength!r}.")
+    _check(strength, "weight decay strength")
     scale = loss_scale(per, num_examples, loss, noise_scale)
-    return Prior(Normal(0.0, (scale * strength) ** -0.5)) if strength > 0 else Prior(flat)
+    return Prior(flat) if _is_zero(strength) else Prior(Normal(0.0, (scale * strength) ** -0.5))
+
+
+def l1(
+    strength: Any,
+    *,
+    per: str = "sum",
+    num_examples: int | None = None,
+    loss: str = "nll",
+    noise_scale: float | None = None,
+) -> Prior:
+    """Make the Laplace prior of the loss term strength * sum|b| (the lasso, Tibshirani 1996).
+
+    The prior is the normalised Laplace(0, 1 / (c strength)), c the scale of the loss as for `weight_decay`. Its MAP
+    estimate has exact zeros; its posterior mean has none.
+
+    Args:
+        strength, per, num_examples, loss, noise_scale: as for `weight_decay`.
+
+    Returns:
+        prior: one rule for all leaves; usable as a rule inside `Prior.by_path`.
+
+    Raises:
+        ValueError: a negative strength, or a number that is missing or not used.
+    """
+    _check(strength, "L1 strength")
+    scale = loss_scale(per, num_examples, loss, noise_scale)
+    return Prior(flat) if _is_zero(strength) else Prior(Laplace(0.0, 1.0 / (scale * strength)))
+
+
+def elastic_net(
+    l1: Any,
+    l2: Any,
+    *,
+    per: str = "sum",
+    num_examples: int | None = None,
+    loss: str = "nll",
+    noise_scale: float | None = None,
+) -> Prior:
+    """Make the prior of the loss term l1 * sum|b| + l2 / 2 * sum(b^2) (Zou and Hastie, 2005).
+
+    The prior is normalised, exp(-c (l1 |b| + l2 b^2 / 2)) / Z, c the scale of the loss as for `weight_decay`.
+
+    Args:
+        l1, l2: >= 0; where one is zero the prior is that of `weight_decay` or `l1`.
+        per, num_examples, loss, noise_scale: as for `weight_decay`.
+
+    Returns:
+        prior: one rule for all leaves; usable as a rule inside `Prior.by_path`.
+
+    Raises:
+        ValueError: a negative strength, or a number that is missing or not used.
+    """
+    _check(l1, "L1 strength")
+    _check(l2, "L2 strength")
+    scale = loss_scale(per, num_examples, loss, noise_scale)
+    if _is_zero(l1) and _is_zero(l2):
+        return Prior(flat)
+    if _is_zero(l1):
+        return Prior(Normal(0.0, (scale * l2) ** -0.5))
+    return Prior(Laplace(0.0, 1.0 / (scale * l1)) if _is_zero(l2) else ElasticNet(scale * l1, scale * l2))
+
+
+def _is_zero(strength: Any) -> bool:
+    return not isinstance(strength, jax.core.Tracer) and strength == 0
+
+
+def _check(strength: Any, name: str) -> None:
+    if isinstance(strength, jax.core.Tracer):
+        return
+    if isinstance(strength, str) or jnp.ndim(strength) != 0 or not 0 <= strength < np.inf:
+        raise ValueError(f"Expected a finite {name} >= 0; got {strength!r}.")

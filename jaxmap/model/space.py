@@ -114,12 +114,29 @@ class Space:
                 raise TypeError(f"Expected floating parameters; got {where} of dtype {leaf.dtype}. Write 1.0, not 1.")
             if not np.all(np.isfinite(array.astype(np.float64))):
                 raise ValueError(f"Expected finite parameters; got NaN or infinity in {where}.")
-            inside = bool(jnp.all(constraint(leaf)))
-            if not inside or not bool(jnp.all(jnp.isfinite(biject_to(constraint).inv(leaf)))):
+            with jax.ensure_compile_time_eval():  # also inside a program, where a path builds its models
+                inside = bool(jnp.all(constraint(leaf)))
+                inside = inside and bool(jnp.all(jnp.isfinite(biject_to(constraint).inv(leaf))))
+            if not inside:
                 raise ValueError(
                     f"Expected {where} inside its support {describe(constraint)}; got {_short(array)}. "
                     "Start inside the support, not on its edge."
                 )
+
+
+def axis_of(constraint: Any) -> tuple[Transform, bool]:
+    """The map from the real line to single entries of a leaf, and whether it is the leaf's own bijection.
+
+    Where the bijection acts entry by entry it is that one. The entries of a simplex are probabilities, those of a
+    positive ordered vector positive; entries of other coupled supports are left as they are.
+    """
+    single: Any = constraint
+    while (inner := getattr(single, "base_constraint", None)) is not None:
+        single = inner
+    transform = biject_to(single)
+    if not transform.domain.event_dim and not transform.codomain.event_dim:
+        return transform, True
+    return biject_to(ENTRIES.get(type(single), constraints.real)), False
 
 
 def _is_identity(transform: Any) -> bool:
@@ -142,6 +159,13 @@ BOUNDED = {
     type(constraints.interval(0.0, 1.0)): ("interval", ("lower_bound", "upper_bound")),
 }
 """Constraints with bounds, and their arguments."""
+
+
+ENTRIES = {
+    type(constraints.simplex): constraints.unit_interval,
+    type(constraints.positive_ordered_vector): constraints.positive,
+}
+"""Where the entries of a coupled support lie, one by one."""
 
 
 def _to_plain(constraint: Any) -> Any:

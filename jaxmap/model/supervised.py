@@ -96,6 +96,7 @@ def supervised(
         outputs=outputs,
         emission=emission,
         restartable=net.fresh,
+        concave=emit.concave,
     )
 
 

@@ -2,25 +2,51 @@
 
 from jaxmap.optimize.progress import Progress
 from jaxmap.optimize.decay import decay_of
+from jaxmap.optimize.objective import Objective, objective_of
+from jaxmap.optimize.solver import Solver, SolverState, scaled_gradient
 from jaxmap.optimize.trust_region import trust_region_step
-from jaxmap.optimize.solvers import LBFGS, FirstOrder, Newton, Solver, choose_solver
+from jaxmap.optimize.first_order import FirstOrder
+from jaxmap.optimize.lbfgs import LBFGS
+from jaxmap.optimize.newton import Newton
+from jaxmap.optimize.newton_cg import NewtonCG
+from jaxmap.optimize.coordinate_descent import l1_quadratic
+from jaxmap.optimize.proximal import ProximalGradient, ProximalNewton
+from jaxmap.optimize.choice import Task, choose_solver
+from jaxmap.optimize.climb import climb
 from jaxmap.optimize.failure import describe_failure
-from jaxmap.optimize.certificate import certify, totals
+from jaxmap.optimize.krylov import lanczos
+from jaxmap.optimize.certificate import Slope, certify, slope_at
+from jaxmap.optimize.examine import Evidence, examine, verdict
 from jaxmap.optimize.maximize import Ascent, Budget, maximize
 
 __all__ = [
     "LBFGS",
     "Ascent",
     "Budget",
+    "Evidence",
     "FirstOrder",
     "Newton",
+    "NewtonCG",
+    "Objective",
     "Progress",
+    "ProximalGradient",
+    "ProximalNewton",
+    "Slope",
     "Solver",
+    "SolverState",
+    "Task",
     "certify",
     "choose_solver",
+    "climb",
     "decay_of",
     "describe_failure",
+    "examine",
+    "l1_quadratic",
+    "lanczos",
     "maximize",
-    "totals",
+    "objective_of",
+    "scaled_gradient",
+    "slope_at",
     "trust_region_step",
+    "verdict",
 ]

@@ -1,6 +1,7 @@
 """Certificates: evidence that a point is a maximum, in float64 whatever the fit computed in."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxmap.curvature import SingularCurvatureError, hessian, scaled_spectrum, sum_over_examples
+from jaxmap.curvature import SingularCurvatureError, negative_hessian, scaled_spectrum, sum_over_examples
 from jaxmap.curvature.factor import FLAT, flat_paths
 from jaxmap.model import Density, is_real
-from jaxmap.optimize.solvers import scaled_gradient
+from jaxmap.optimize.krylov import decrement as decrement_by_products
+from jaxmap.optimize.krylov import lanczos
+from jaxmap.optimize.objective import flat_kinks
+from jaxmap.optimize.solver import scaled_gradient
 from jaxmap.trees import in_double, named_leaves
 from jaxmap.types import Certificate, Data, Status
 
@@ -28,132 +32,270 @@ FAR_OUT = 7.0
 """Unconstrained coordinates beyond this are the edge of the support: exp(-7) is 0.0009."""
 
 DENSE_UP_TO = 1500
-"""The largest number of parameters whose Hessian is formed."""
+"""The largest number of parameters whose Hessian is formed; beyond, Hessian-vector products must do."""
 
 DECREMENT = 1e-2
 """Distance to the maximum, in posterior standard deviations, below which a point counts as the maximum."""
 
+NO_DISTANCE = 1e-6
+"""A decrement that is rounding."""
+
 EXAMPLES_AT_A_TIME = 16384
 
+NUMBERS_AT_A_TIME = 2**24
+"""Examples x parameters that are summed in one piece."""
 
-class Totals(NamedTuple):
-    """Sums over all examples, in nats."""
+
+class Slope(NamedTuple):
+    """The density at a point, over all examples, in float64; totals in nats.
+
+    Attributes:
+        log_likelihood, log_prior: of the model, the prior also where it is not maximised.
+        value: the density that is maximised.
+        gradient: of its smooth part, (p,).
+        held: True for coordinates that lie at a kink whose subgradient holds them there, (p,).
+        residual: what must vanish at a maximum, (p,): the gradient, less what the kinks can absorb.
+        relative: the scaled residual.
+    """
 
     log_likelihood: Any
     log_prior: Any
+    value: Any
+    gradient: Any
+    held: Any
+    residual: Any
+    relative: Any
 
 
-def totals(density: Density, z: Any, data: Data) -> Totals:
-    """Evaluate likelihood and prior at z over all examples, in bounded memory, in float64."""
+def slope_at(density: Density, z: Any, data: Data) -> Slope:
+    """Evaluate density and gradient at z, in bounded memory, in float64."""
 
-    def evaluate(z: Any, data: Data) -> Totals:
-        def part(batch: Data, weights: Any) -> Any:
-            values = density.log_likelihoods(z, batch)
-            return jnp.sum(jnp.where(weights > 0, values, 0.0))
+    def evaluate(z: Any, data: Data) -> Slope:
+        likelihood, gradient = _likelihood_slope(density, z, data)
+        smooth, of_prior = jax.value_and_grad(density.smooth_log_prior)(z)
+        gradient = ravel_pytree(jax.tree.map(jnp.add, gradient, of_prior))[0]
+        flat, unravel = ravel_pytree(z)
+        weights, centers = flat_kinks(density.kinks(z), z)
+        kinked = (weights > 0) & (flat == centers)
+        held = kinked & (jnp.abs(gradient) <= weights)
+        outward = jnp.sign(gradient) * jnp.maximum(jnp.abs(gradient) - weights, 0.0)
+        residual = jnp.where(kinked, outward, gradient - weights * jnp.sign(flat - centers))
+        value = likelihood + smooth - jnp.sum(weights * jnp.abs(flat - centers))
+        prior = density.model.log_prior(density.model.space.constrain(z))
+        return Slope(likelihood, prior, value, gradient, held, residual, scaled_gradient(unravel(residual), z, value))
 
-        likelihood = sum_over_examples(part, data, EXAMPLES_AT_A_TIME)
-        return Totals(likelihood, density.model.log_prior(density.model.space.constrain(z)))
-
-    found = in_double(_program(density, "totals", evaluate), z, data)
-    return Totals(float(found.log_likelihood), float(found.log_prior))
+    return Slope(*(np.asarray(v) for v in in_double(_program(density, "slope", evaluate), z, data)))
 
 
-def certify(density: Density, z: Any, data: Data, *, resolution: float) -> tuple[Certificate, Status]:
+def certify(
+    density: Density, z: Any, data: Data, *, resolution: float, slope: Slope | None = None
+) -> tuple[Certificate, Status]:
     """Decide whether z is a maximum of the density.
 
-    CONVERGED needs all three: a scaled gradient below 1e-3, positive curvature in every direction, and a Newton
-    decrement (the distance to the maximum in posterior standard deviations) below 0.01, plus what the rounding of z
-    itself moves, and never more than 0.1.
+    CONVERGED needs all of these: a scaled gradient below 1e-3, positive curvature in every direction, a Newton decrement
+    (the distance to the maximum in posterior standard deviations) below 0.01 plus what the rounding of z itself moves
+    and never above 0.1, and a density that falls as the curvature says a tenth of a standard deviation away. Coordinates
+    at the kink of an L1 prior are held there by the subgradient condition |g| <= weight; the rest is asked of the
+    others. Beyond 1500 parameters the curvature is known by Hessian-vector products alone: conjugate gradients for the
+    decrement, Lanczos iterations for its smallest eigenvalue, which must have settled.
 
     Args:
         density: what was maximised.
         z: where.
         data: all examples.
         resolution: eps of the dtype of the fit.
+        slope: `slope_at` there, where it is known already.
 
     Returns:
-        certificate, status: CONVERGED, NOT_A_MAXIMUM, or STEPS_EXHAUSTED where it is too early to tell.
+        certificate, status: CONVERGED, NOT_A_MAXIMUM, AT_BOUNDARY, or STEPS_EXHAUSTED where it is too early to tell.
     """
-
-    def slope(z: Any, data: Data) -> Any:
-        def part(batch: Data, weights: Any) -> Any:
-            def likelihood(z: Any) -> Any:
-                return jnp.sum(jnp.where(weights > 0, density.log_likelihoods(z, batch), 0.0))
-
-            return jax.value_and_grad(likelihood)(z)
-
-        value, gradient = sum_over_examples(part, data, EXAMPLES_AT_A_TIME)
-        prior, of_prior = jax.value_and_grad(density.log_prior)(z)
-        gradient = jax.tree.map(jnp.add, gradient, of_prior)
-        return ravel_pytree(gradient)[0], scaled_gradient(gradient, z, value + prior)
-
-    def curvature(z: Any, data: Data) -> Any:
-        return hessian(lambda v: -density(v, data), z)
-
-    gradient, relative = (np.asarray(v, np.float64) for v in in_double(_program(density, "slope", slope), z, data))
-    hopeless = not relative <= GRADIENT_WORTH_A_HESSIAN and gradient.size > SMALL
-    if hopeless or gradient.size > DENSE_UP_TO:
-        return Certificate(float(relative)), Status.STEPS_EXHAUSTED
-    matrix = np.asarray(in_double(_program(density, "curvature", curvature), z, data), np.float64)
-    certificate, status = _judge(gradient, float(relative), matrix, z, resolution)
-    return _walk(density, z, data, matrix, certificate) if status is Status.CONVERGED else (certificate, status)
+    slope = slope_at(density, z, data) if slope is None else slope
+    held, relative = np.asarray(slope.held, bool), float(slope.relative)
+    held_paths = tuple(name for name, at in zip(coordinate_paths(z), held, strict=True) if at) if held.any() else ()
+    if not relative <= GRADIENT_WORTH_A_HESSIAN and held.size > SMALL:
+        return Certificate(relative, held=held_paths), Status.STEPS_EXHAUSTED
+    if held.all():
+        return Certificate(relative, 0.0, held=held_paths), Status.CONVERGED
+    if held.size - held.sum() > DENSE_UP_TO:
+        return _by_products(density, z, data, slope, resolution)
+    known = in_double(_program(density, "curvature", partial(negative_hessian, density)), z, data)
+    matrix = np.asarray(known, np.float64)
+    point = _Point(density, z, data, np.flatnonzero(~held))
+    certificate, status = point.judge(np.asarray(slope.residual, np.float64), relative, matrix, resolution)
+    certificate = replace(certificate, held=held_paths)
+    return point.walk(matrix, certificate) if status is Status.CONVERGED else (certificate, status)
 
 
-def _walk(density: Density, z: Any, data: Data, matrix: np.ndarray, certificate: Certificate) -> Any:
-    """Believe the curvature only if the density falls as it says, a tenth of a standard deviation along every axis.
+class _Point(NamedTuple):
+    """A point under judgement; `free` are the coordinates that no kink holds."""
 
-    Where gradient and curvature vanish together (a separable logistic regression, a variance that goes to zero, a mode
-    at the edge of the support), the Newton decrement alone would call the run-away a maximum.
+    density: Density
+    z: Any
+    data: Data
+    free: np.ndarray
+
+    def judge(
+        self, residual: np.ndarray, relative: float, matrix: np.ndarray, resolution: float
+    ) -> tuple[Certificate, Status]:
+        """Look at gradient and curvature."""
+        free = self.free
+        try:
+            values, vectors, scales = scaled_spectrum(matrix[np.ix_(free, free)])
+        except SingularCurvatureError:
+            return Certificate(relative), Status.STEPS_EXHAUSTED
+        weak = values <= FLAT
+        along = vectors.T @ (residual[free] / scales)
+        decrement = float(np.sqrt(np.sum(along[~weak] ** 2 / values[~weak])))
+        paths = flat_paths(vectors[:, weak], self.names) if weak.any() else ()
+        certificate = Certificate(relative, decrement, float(values[0]), paths)
+        if weak.any():
+            return certificate, Status.NOT_A_MAXIMUM
+        coordinates = np.abs(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(self.z)]))[free]
+        return certificate, near(decrement, float(np.sqrt(np.sum((resolution * coordinates * scales) ** 2))))
+
+    @property
+    def names(self) -> list[str]:
+        """The paths of the free coordinates."""
+        names = coordinate_paths(self.z)
+        return [names[i] for i in self.free]
+
+    def walk(self, matrix: np.ndarray, certificate: Certificate) -> tuple[Certificate, Status]:
+        """Believe the curvature only if the density falls as it says, a tenth of a standard deviation along every axis.
+
+        Where gradient and curvature vanish together (a separable logistic regression, a variance that goes to zero, a
+        mode at the edge of the support), the Newton decrement alone would call the run-away a maximum. The gradient at
+        two opposite corners, a tenth along all axes at once, shows this mostly; where it does not, every axis is walked.
+        """
+        values, vectors, scales = scaled_spectrum(matrix[np.ix_(self.free, self.free)])
+        axes = np.zeros((len(values), len(matrix)))
+        axes[:, self.free] = (vectors / np.sqrt(values)[None]).T / scales[None] * STRIDE
+        corner = axes.sum(axis=0)
+        pulls = [self._run("pull", _pull_of, np.stack([corner, -corner]))]
+        found = vectors.T @ ((pulls[0][1] - pulls[0][0])[self.free] / 2 / scales) / np.sqrt(values) / STRIDE
+        if np.all((found > 0.5) & (found < 2.0)):
+            return certificate, Status.CONVERGED
+        fall = -self._run("change", _change_of, np.concatenate([axes, -axes])) / (STRIDE**2 / 2)
+        weak = ~np.all(fall.reshape(2, -1) > 0.1, axis=0)
+        if (
+            not weak.any()
+        ):  # where it falls faster than the curvature says, the decrement is no distance: it must vanish
+            sure = np.all(fall < 10.0) or (np.all(fall < 1e4) and (certificate.decrement or 0.0) < NO_DISTANCE)
+            return certificate, Status.CONVERGED if sure else Status.STEPS_EXHAUSTED
+        edge = _far_out(self.density, self.z)
+        return replace(certificate, flat=flat_paths(vectors[:, weak], self.names)), (
+            Status.AT_BOUNDARY if edge else Status.NOT_A_MAXIMUM
+        )
+
+    def _run(self, name: str, make: Any, moves: np.ndarray) -> np.ndarray:
+        program = _program(self.density, name, make(self.density))
+        return np.asarray(in_double(program, self.z, self.data, moves), np.float64)
+
+
+def near(decrement: float, rounding: float) -> Status:
+    """CONVERGED within a hundredth of a standard deviation.
+
+    Rounding z to the dtype of the fit moves it by up to eps |z|: no solver can do better than that. Where this is more
+    than a tenth of a posterior standard deviation, the fit needs float64 and is not called converged.
     """
-    values, vectors, scales = scaled_spectrum(matrix)
-    moves = (vectors / np.sqrt(values)[None]).T / scales[None] * STRIDE
+    close = decrement <= min(DECREMENT + rounding, 10 * DECREMENT)
+    return Status.CONVERGED if close else Status.STEPS_EXHAUSTED
+
+
+def _by_products(density: Density, z: Any, data: Data, slope: Slope, resolution: float) -> tuple[Certificate, Status]:
+    """The certificate of many parameters, from Hessian-vector products."""
+    free = ~np.asarray(slope.held, bool)
+    noise = np.random.default_rng(0).normal(size=free.size) * free
+
+    def evaluate(z: Any, data: Data, residual: Any, free: Any, noise: Any) -> Any:
+        flat, unravel = ravel_pytree(z)
+
+        def gradient(v: Any) -> Any:
+            point = unravel(v)
+            found = jax.tree.map(
+                jnp.add, _likelihood_slope(density, point, data)[1], jax.grad(density.smooth_log_prior)(point)
+            )
+            return -ravel_pytree(found)[0]
+
+        def product(v: Any) -> Any:
+            return free * jax.jvp(gradient, (flat,), (free * v,))[1]
+
+        distance, step, spent = decrement_by_products(product, free * residual)
+        return distance, step, spent, lanczos(product, noise, int(flat.size))
+
+    program = _program(density, "products", evaluate)
+    distance, step, _, ends = in_double(program, z, data, slope.residual, free.astype(float), noise)
+    weakest, largest, residual = (float(v) for v in (ends.smallest, ends.largest, ends.residual))
+    names = coordinate_paths(z)
+    relative = weakest / max(largest, np.finfo(float).tiny)
+    certificate = Certificate(float(slope.relative), float(distance), relative)
+    if relative <= FLAT and residual <= 1e-3 * largest:
+        flat = flat_paths(np.asarray(ends.vector, np.float64)[:, None], names)
+        return replace(certificate, flat=flat), Status.NOT_A_MAXIMUM
+    if not (np.isfinite(distance) and residual <= 0.1 * weakest):
+        return certificate, Status.STEPS_EXHAUSTED
+    axis = np.asarray(ends.vector, np.float64) / np.sqrt(weakest) * STRIDE
+    fall = -np.asarray(
+        in_double(_program(density, "change", _change_of(density)), z, data, np.stack([axis, -axis])), np.float64
+    ) / (STRIDE**2 / 2)
+    if np.any(fall <= 0.1):
+        return replace(certificate, flat=flat_paths(axis[:, None], names)), Status.NOT_A_MAXIMUM
+    flat_z = np.abs(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(z)]))
+    rounding = float(np.linalg.norm(resolution * flat_z) * np.sqrt(largest))
+    return certificate, near(float(distance), rounding)
+
+
+def _likelihood_slope(density: Density, z: Any, data: Data) -> tuple[Any, Any]:
+    """The summed log-likelihood and its gradient, in bounded memory."""
+
+    def part(batch: Data, weights: Any) -> Any:
+        def likelihood(z: Any) -> Any:
+            return jnp.sum(jnp.where(weights > 0, density.log_likelihoods(z, batch), 0.0))
+
+        return jax.value_and_grad(likelihood)(z)
+
+    size = sum(leaf.size for leaf in jax.tree.leaves(z))
+    return sum_over_examples(part, data, max(1024, NUMBERS_AT_A_TIME // size))
+
+
+def _pull_of(density: Density) -> Any:
+    """The smooth part's gradient at each of several moves from z."""
+
+    def pull(z: Any, data: Data, moves: Any) -> Any:
+        flat, unravel = ravel_pytree(z)
+
+        def at(move: Any) -> Any:
+            point = unravel(flat + move)
+            of_prior = jax.grad(density.smooth_log_prior)(point)
+            return ravel_pytree(jax.tree.map(jnp.add, _likelihood_slope(density, point, data)[1], of_prior))[0]
+
+        return jax.lax.map(at, moves)
+
+    return pull
+
+
+def _change_of(density: Density) -> Any:
+    """The density at each of several moves from z, less the density at z; kinks keep the slope they have there."""
 
     def change(z: Any, data: Data, moves: Any) -> Any:
         flat, unravel = ravel_pytree(z)
-        here = density(z, data)
-        return jax.lax.map(lambda move: density(unravel(flat + move), data) - here, moves)
+        weights, centers = flat_kinks(density.kinks(z), z)
+        pull = weights * jnp.sign(flat - centers)
 
-    both = jnp.asarray(np.concatenate([moves, -moves]), jnp.result_type(float))
-    fall = -np.asarray(in_double(_program(density, "change", change), z, data, both), np.float64) / (STRIDE**2 / 2)
-    if np.all((fall > 0.1) & (fall < 10.0)):
-        return certificate, Status.CONVERGED
-    weak = np.any(fall.reshape(2, -1) <= 0.1, axis=0)
-    if not weak.any():
-        return certificate, Status.STEPS_EXHAUSTED
-    names = coordinate_paths(z)
-    flat = flat_paths(vectors[:, weak], names)
-    edge = _far_out(density, z)
-    status = Status.AT_BOUNDARY if edge else Status.NOT_A_MAXIMUM
-    return replace(certificate, flat=flat), status
+        def at(move: Any) -> Any:
+            point = unravel(flat + move)
+            likelihood = jnp.sum(density.log_likelihoods(point, data))
+            return likelihood + density.smooth_log_prior(point) - jnp.dot(pull, move)
+
+        here = at(jnp.zeros_like(flat))
+        return jax.lax.map(lambda move: at(move) - here, moves)
+
+    return change
 
 
 def _far_out(density: Density, z: Any) -> bool:
     """True where a constrained parameter has run so far that it lies on the edge of its support."""
     pairs = zip(density.model.space.supports, jax.tree.leaves(z), strict=True)
     return any(not is_real(support) and np.any(np.abs(np.asarray(leaf)) > FAR_OUT) for support, leaf in pairs)
-
-
-def _judge(
-    gradient: np.ndarray, relative: float, matrix: np.ndarray, z: Any, resolution: float
-) -> tuple[Certificate, Status]:
-    try:
-        values, vectors, scales = scaled_spectrum(matrix)
-    except SingularCurvatureError:
-        return Certificate(relative), Status.STEPS_EXHAUSTED
-    names = coordinate_paths(z)
-    weak = values <= FLAT
-    along = vectors.T @ (gradient / scales)
-    decrement = float(np.sqrt(np.sum(along[~weak] ** 2 / values[~weak])))
-    certificate = Certificate(relative, decrement, float(values[0]), flat_paths(vectors[:, weak], names))
-    if weak.any():
-        return certificate, Status.NOT_A_MAXIMUM
-    # Rounding z to the dtype of the fit moves it by up to eps |z|: no solver can do better than that. Where this is
-    # more than a tenth of a posterior standard deviation, the fit needs float64 and is not called converged.
-    coordinates = np.abs(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(z)]))
-    rounding = float(np.sqrt(np.sum((resolution * coordinates * scales) ** 2)))
-    return certificate, Status.CONVERGED if decrement <= min(
-        DECREMENT + rounding, 10 * DECREMENT
-    ) else Status.STEPS_EXHAUSTED
 
 
 def coordinate_paths(z: Any) -> list[str]:

@@ -14,8 +14,9 @@ import numpy as np
 
 from jaxmap.data import BatchPlan, BatchRows, num_examples, take_examples
 from jaxmap.model import Density
+from jaxmap.optimize.objective import objective_of
 from jaxmap.optimize.progress import Progress
-from jaxmap.optimize.solvers import Solver, SolverState
+from jaxmap.optimize.solver import Solver, SolverState
 from jaxmap.trees import all_finite, take
 from jaxmap.types import Data, Key, Status
 
@@ -152,7 +153,7 @@ class _Climb:
     def begin(self, starts: Any, data: Data) -> SolverState:
         def init(z: Any, data: Data) -> SolverState:
             # Strong types, as every step returns them: otherwise the first chunk would be compiled for itself.
-            state = self.solver.init(lambda v: self.density.mean_loss(v, data), z)
+            state = self.solver.init(objective_of(self.density, data), z)
             return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state)
 
         program = self._program("init", jax.vmap(init, in_axes=(0, None)) if self.members > 1 else init)
@@ -243,12 +244,13 @@ class _Climb:
         """The loss of step i of this call, as a function of i."""
         plan = self.plan
         if plan is None or dealt is None:
-            return lambda i: lambda z: self.density.mean_loss(z, data)
+            whole = objective_of(self.density, data)
+            return lambda i: whole
 
         def losses_of(i: Any) -> Any:
             batch = take_examples(data, dealt.rows[offset + i])
             used = dealt.weights[offset + i] if plan.ragged else None
-            return lambda z: self.density.mean_loss(z, batch, used, plan.num_examples)
+            return objective_of(self.density, batch, used, plan.num_examples)
 
         return losses_of
 

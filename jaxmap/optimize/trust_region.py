@@ -26,14 +26,15 @@ def trust_region_step(
     low = jnp.maximum(0.0, floor - values[0])
     high = low + jnp.linalg.norm(g) / radius + floor
 
-    def bisect(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
+    def bisect(carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
+        i, low, high = carry
         middle = jnp.where(low > 0, jnp.sqrt(low * high), (low + high) / 2)
         outside = length(middle) > radius
-        return jnp.where(outside, middle, low), jnp.where(outside, high, middle)
+        return i + 1, jnp.where(outside, middle, low), jnp.where(outside, high, middle)
 
-    _, shift = jax.lax.fori_loop(0, 60, bisect, (low, high))
-    shift = jnp.where(length(low) <= radius, low, shift)
+    inside = length(low) <= radius  # no search then, which is most of the time
+    _, _, shift = jax.lax.while_loop(lambda carry: ~inside & (carry[0] < 60), bisect, (jnp.asarray(0), low, high))
+    shift = jnp.where(inside, low, shift)
     s = -g / (values + shift)
     # The hard case: the gradient has no part along the lowest, negative curvature. Follow it to the edge.
     # Its square is what the others leave of the radius: near the hard case s[0] itself is all rounding.

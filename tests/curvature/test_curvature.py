@@ -14,7 +14,7 @@ from scipy import special, stats
 
 import jaxmap as jm
 from jaxmap.curvature import SingularCurvatureError, factorize, ggn, hessian, scaled_spectrum, sum_over_examples
-from jaxmap.infer.laplace import unconstrained_outputs
+from jaxmap.infer.curved import unconstrained_outputs
 from tests import reference
 
 pytestmark = pytest.mark.usefixtures("x64")

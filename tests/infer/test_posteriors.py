@@ -107,8 +107,8 @@ def test_sampling_draws_keeps_parameters_together():
 @pytest.mark.parametrize(
     ("method", "columns"),
     [
-        (jm.MAP(), ["estimate"]),
-        (jm.Laplace(), ["estimate", "std err", "0.025", "0.975"]),
+        (jm.MAP(), ["estimate", "std err", "z", "P>|z|", "[0.025", "0.975]", "prior share"]),
+        (jm.Laplace(), ["estimate", "posterior sd", "[0.025", "0.975]"]),
         (jm.Ensemble(jm.MAP(), members=3), ["mean", "sd"]),
     ],
     ids=["Point", "Gaussian", "mixture"],
@@ -126,9 +126,9 @@ def test_a_summary_has_a_row_for_every_number(fit, method, columns):
 def test_the_summary_of_a_gaussian_is_that_of_its_marginals(fit):
     rows = fit(jm.Laplace()).summary(level=0.9).rows
     spread = np.sqrt(np.diag(CASE.exact.covariance))
-    np.testing.assert_allclose([row["std err"] for row in rows], spread, rtol=1e-8)
-    np.testing.assert_allclose([row["0.05"] for row in rows], CASE.exact.mean - 1.6448536 * spread, rtol=1e-6)
-    np.testing.assert_allclose([row["0.95"] for row in rows], CASE.exact.mean + 1.6448536 * spread, rtol=1e-6)
+    np.testing.assert_allclose([row["posterior sd"] for row in rows], spread, rtol=1e-8)
+    np.testing.assert_allclose([row["[0.05"] for row in rows], CASE.exact.mean - 1.6448536 * spread, rtol=1e-6)
+    np.testing.assert_allclose([row["0.95]"] for row in rows], CASE.exact.mean + 1.6448536 * spread, rtol=1e-6)
 
 
 def test_the_summary_of_chains_has_their_diagnostics(chains):

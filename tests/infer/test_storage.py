@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +59,8 @@ def test_what_was_saved_comes_back(fitted, model, tmp_path):
     assert type(back) is type(fitted)
     equal(back.sample(jax.random.key(1), 7), fitted.sample(jax.random.key(1), 7))
     equal(back.mode, fitted.mode)
-    assert str(back.summary()) == str(fitted.summary())
+    alone = replace(fitted, problem=None) if isinstance(fitted, jm.Point) else fitted  # model and data are not saved
+    assert str(back.summary()) == str(alone.summary())
     assert (back.info.status, back.info.notes) == (fitted.info.status, fitted.info.notes)
     assert back.info.diagnostics == fitted.info.diagnostics
     np.testing.assert_array_equal(back.info.history, fitted.info.history)

@@ -1,0 +1,370 @@
+"""path(): a model fitted for many strengths of its prior, in one program."""
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmap.curvature import negative_hessian
+from jaxmap.data import num_examples
+from jaxmap.infer.point import MAP, MLE, describe
+from jaxmap.infer.posteriors import Point
+from jaxmap.infer.problem import Problem, Stopwatch, computing_dtype, library_versions, named_key, seeds_of
+from jaxmap.infer.summary import Summary
+from jaxmap.model import Density, Model
+from jaxmap.optimize import Evidence, FirstOrder, certify, choose_solver, climb, examine, objective_of, verdict
+from jaxmap.optimize.certificate import coordinate_paths
+from jaxmap.trees import has_tracers, in_double, precision_scope, settled, take
+from jaxmap.types import Certificate, Data, Info, Key, Status
+
+SELECTIONS = (None, "cv", "evidence")
+
+
+class Stop(NamedTuple):
+    """One strength's fit, as the program returns it; stacked over strengths."""
+
+    z: Any
+    steps: Any
+    gradients: Any
+    diagonal: Any
+    held_out: Any
+
+
+class Seen(NamedTuple):
+    """What was seen at the end of each strength's fit, in float64."""
+
+    evidence: Evidence
+    log_det: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """One point estimate per strength.
+
+    Attributes:
+        strengths: (K,), as they were given.
+        modes: parameters in the user's space, stacked on a leading axis of K.
+        statuses, certificates: one per strength.
+        log_likelihood, log_joint: (K,), totals in nats.
+        scores: (K,) what the selection compares: held-out log-likelihood per example, or log evidence; None without.
+        scores_se: (K,) standard errors of the scores over folds, None without folds.
+        info: how all of it was found.
+    """
+
+    strengths: np.ndarray
+    modes: Any
+    statuses: tuple[Status, ...]
+    certificates: tuple[Certificate, ...]
+    log_likelihood: np.ndarray
+    log_joint: np.ndarray
+    scores: np.ndarray | None
+    scores_se: np.ndarray | None
+    info: Info
+    _stops: Any = field(repr=False)
+    _problem_at: Callable[[int], Problem] = field(repr=False)
+    _density: Density = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.strengths)
+
+    def __getitem__(self, index: int) -> Point:
+        """The fit of one strength, as `fit` would return it."""
+        k = range(len(self))[index]
+        z, mode = take(self._stops.z, k), take(self.modes, k)
+        info = replace(
+            self.info,
+            status=self.statuses[k],
+            certificate=self.certificates[k],
+            log_likelihood=float(self.log_likelihood[k]),
+            log_prior=float(self.log_joint[k] - self.log_likelihood[k]),
+            log_joint=float(self.log_joint[k]),
+            num_gradients=float(self._stops.gradients[k]),
+            notes=(f"Strength {self.strengths[k]:.6g}, from a path of {len(self)}.",),
+        )
+        return Point(mode, info, z, self._density.prior, self._density.jacobian, problem=self._problem_at(k))
+
+    def __iter__(self) -> Iterator[Point]:
+        return (self[k] for k in range(len(self)))
+
+    @property
+    def best_index(self) -> int:
+        """Where the score is highest.
+
+        Raises:
+            ValueError: a path without a selection.
+        """
+        if self.scores is None:
+            raise ValueError("Expected a path with a selection; got none. Use jm.path(..., select='cv').")
+        return int(np.nanargmax(self.scores))
+
+    @property
+    def best_strength(self) -> float:
+        """The strength with the highest score."""
+        return float(self.strengths[self.best_index])
+
+    @property
+    def best(self) -> Point:
+        """The fit with the highest score."""
+        return self[self.best_index]
+
+    def summary(self) -> Summary:
+        """One row per strength: log-likelihood, zeros, status, score."""
+        rows = []
+        for k, strength in enumerate(self.strengths):
+            leaves = [np.asarray(leaf[k]) for leaf in jax.tree.leaves(self.modes)]
+            row: dict[str, Any] = {"strength": f"{strength:.6g}", "log_likelihood": float(self.log_likelihood[k])}
+            row |= {"nonzero": int(sum(np.count_nonzero(leaf) for leaf in leaves)), "status": self.statuses[k].name}
+            if self.scores is not None:
+                row["score"] = float(self.scores[k])
+            if self.scores_se is not None:
+                row["se"] = float(self.scores_se[k])
+            rows.append(row)
+        footer = "" if self.scores is None else f"highest score at strength {self.best_strength:.6g}"
+        return Summary(f"{self.info.method}: {self.info.target}, {self.info.solver}", tuple(rows), footer)
+
+    def __str__(self) -> str:
+        return str(self.summary())
+
+    def figure(self) -> Any:
+        """Every coefficient, and the score, against the strength: a matplotlib figure."""
+        from jaxmap.report.figures import path_figure
+
+        return path_figure(self)
+
+    def __repr__(self) -> str:
+        sure = sum(status is Status.CONVERGED for status in self.statuses)
+        return f"Path({len(self)} strengths, {sure} certified)"
+
+
+def path(
+    key: Key,
+    build: Callable[[Any], Model],
+    data: Data,
+    strengths: Sequence[float] | np.ndarray,
+    method: MAP = MAP(),
+    *,
+    select: str | None = None,
+    folds: int = 5,
+    precision: str | None = None,
+    progress: bool | None = None,
+) -> Path:
+    """Fit build(strength) for all strengths, from the strongest to the weakest, each starting where the last ended.
+
+    Args:
+        key: a key of jax.random, for the folds.
+        build: strength -> Model, such as `lambda s: jm.supervised(net, jm.Bernoulli(), jm.l1(s))`. It is traced: the
+            strength may enter the prior or the likelihood in any way that jax can follow; only the prior may depend on
+            it where starts are to be warm.
+        data: as for `fit`.
+        strengths: positive numbers in any order.
+        method: `jm.MAP(...)` on full batches, with one start.
+        select: "cv", the mean log-likelihood of held-out examples in each of `folds` parts; "evidence", Laplace's log
+            evidence (smooth priors only); None.
+        folds: how many.
+        precision, progress: as for `fit`.
+
+    Returns:
+        path: `path.modes`, `path[k]`, `path.best`, `path.summary()`, `path.figure()`.
+
+    Raises:
+        TypeError, ValueError: bad input, in words.
+    """
+    key = named_key(key, "path")
+    values = _check(build, strengths, method, select, folds, data)
+    watch = Stopwatch()
+    order = np.argsort(-values, kind="stable")
+    model = _template(build, float(values[order[0]]))
+    with precision_scope(computing_dtype(model, precision)):
+        problem = Problem.of(model, data, precision=precision, progress=progress)
+        density = method.density(problem)
+        if select == "evidence" and density.kinks(model.start_unconstrained(problem.dtype)) is not None:
+            raise ValueError("Expected a smooth prior for select='evidence'; got one with a kink (L1). Use 'cv'.")
+        solver, description = choose_solver(method.solver, method.task(problem, density))
+        if isinstance(solver, FirstOrder):
+            raise ValueError(
+                "Expected a deterministic solver for a path; got an optax transformation. Use solver=None."
+            )
+        walk = _Walk(build, density, solver, select == "evidence")
+        start = take(problem.starts(seeds_of(key)), 0)
+        begun = jnp.asarray(values[order], problem.dtype)
+        stops = jax.tree.map(np.asarray, walk.program(problem)(start, begun, problem.data, None, None))
+        seen = in_double(walk.inspector(problem), stops.z, stops.diagonal, begun, problem.data)
+        seen = jax.tree.map(np.asarray, seen)
+        scores, errors = _scores(key, walk, problem, start, begun, seen, select, folds)
+        back = np.argsort(order, kind="stable")
+        stops, seen = jax.tree.map(lambda leaf: leaf[back], (stops, seen))
+        modes = settled(jax.vmap(model.space.constrain)(stops.z))
+        stops = stops._replace(z=settled(stops.z))
+    info = Info(
+        status=Status.STEPS_EXHAUSTED,
+        method=f"path of {describe(method)}",
+        solver=f"{description}, each from the last one's end",
+        target=f"mode of the {density.target}",
+        num_gradients=float(np.sum(stops.gradients)),
+        seconds=watch.seconds,
+        versions=library_versions(),
+    )
+    log_likelihood = seen.evidence.log_likelihood
+    made = Path(
+        values, modes, (), (), log_likelihood, log_likelihood + seen.evidence.log_prior,
+        None if scores is None else scores[back], None if errors is None else errors[back], info,
+        _stops=stops, _problem_at=_problems(problem, build, values), _density=density,
+    )  # fmt: skip
+    certificates, statuses = _judge(made, seen.evidence, problem, method)
+    worst = next((status for status in statuses if status is not Status.CONVERGED), Status.CONVERGED)
+    info = replace(info, status=worst, members=statuses, seconds=watch.seconds)
+    return replace(made, certificates=certificates, statuses=statuses, info=info)
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """The program of a path: a scan over strengths, the state of the solver handed on."""
+
+    build: Callable[[Any], Model]
+    density: Density
+    solver: Any
+    evidence: bool
+
+    def program(self, problem: Problem) -> Any:
+        """Compile once per model, solver and kind of selection."""
+        key = ("path", self.density, replace(self.solver, steps=1), self.evidence)
+        return problem.model.programs.setdefault(key, jax.jit(self.run))
+
+    def at(self, strength: Any) -> Density:
+        """The density of one strength."""
+        return replace(self.density, model=self.build(strength))
+
+    def run(self, start: Any, strengths: Any, data: Data, weights: Any, held_out: Any) -> Stop:
+        """Fit all strengths; weights and held_out count examples for the fit and for the score."""
+
+        def stop(density: Density, objective: Any, state: Any) -> tuple[Any, Stop]:
+            state, steps = climb(objective, self.solver, state)
+            matrix = getattr(state.inner, "matrix", None)
+            diagonal = jnp.zeros(()) if matrix is None else num_examples(data) * jnp.diagonal(matrix)
+            score = jnp.zeros(())
+            if held_out is not None:
+                score = jnp.sum(held_out * density.log_likelihoods(state.z, data)) / jnp.sum(held_out)
+            return state, Stop(state.z, steps, state.gradients, diagonal, score)
+
+        def objective_at(strength: Any) -> tuple[Density, Any]:
+            density = self.at(strength)
+            return density, objective_of(density, data, weights)
+
+        density, first = objective_at(strengths[0])
+        state, begun = stop(density, first, self.solver.init(first, start))
+
+        def onward(carry: Any, strength: Any) -> Any:
+            state, last = carry
+            density, objective = objective_at(strength)
+            if hasattr(self.solver, "resume"):
+                state = self.solver.resume(objective, objective_at(last)[1], state)
+            else:
+                state = self.solver.init(objective, state.z)
+            state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state)
+            state, made = stop(density, objective, state)
+            return (state, strength), made
+
+        _, rest = jax.lax.scan(onward, (state, strengths[0]), strengths[1:])
+        return jax.tree.map(lambda one, more: jnp.concatenate([jnp.asarray(one)[None], more]), begun, rest)
+
+    def inspector(self, problem: Problem) -> Any:
+        """The program of `inspect`, compiled as `program` is."""
+        key = ("path seen", self.density, self.evidence)
+        return problem.model.programs.setdefault(key, jax.jit(self.inspect))
+
+    def inspect(self, z: Any, diagonals: Any, strengths: Any, data: Data) -> Seen:
+        """Look at every end."""
+
+        def one(end: Any) -> Seen:
+            z, diagonal, strength = end
+            density = self.at(strength)
+            evidence = examine(density, z, data, None, diagonal if diagonal.ndim else None)
+            if not self.evidence:
+                return Seen(evidence, jnp.zeros(()))
+            return Seen(evidence, jnp.linalg.slogdet(negative_hessian(density, z, data))[1])
+
+        return jax.lax.map(one, (z, diagonals, strengths))
+
+
+def _scores(
+    key: Key, walk: _Walk, problem: Problem, start: Any, strengths: Any, seen: Seen, select: str | None, folds: int
+) -> tuple[Any, Any]:
+    """Scores in the order of the walk, and their standard errors."""
+    if select is None:
+        return None, None
+    if select == "evidence":
+        return seen.evidence.value + 0.5 * problem.num_params * np.log(2 * np.pi) - 0.5 * seen.log_det, None
+    n = problem.num_examples
+    part = np.empty(n, int)
+    part[np.asarray(jax.random.permutation(key, n))] = np.arange(n) % folds
+    program = walk.program(problem)
+    results = []
+    for k in range(folds):
+        out = jnp.asarray(part == k, problem.dtype)
+        results.append(np.asarray(program(start, strengths, problem.data, 1.0 - out, out).held_out))
+    table, counts = np.stack(results), np.bincount(part, minlength=folds)
+    mean = np.average(table, axis=0, weights=counts)
+    return mean, np.sqrt(np.average((table - mean) ** 2, axis=0, weights=counts) / (folds - 1))
+
+
+def _judge(
+    made: Path, seen: Evidence, problem: Problem, method: MAP
+) -> tuple[tuple[Certificate, ...], tuple[Status, ...]]:
+    """Certificates from the evidence of the program; where that cannot tell, from a closer look."""
+    resolution = float(np.finfo(problem.dtype).eps)
+    names = coordinate_paths(take(made._stops.z, 0))
+    found = []
+    for k in range(len(made)):
+        certificate, status = verdict(take(seen, k), names, resolution)
+        if status is None:
+            own = made._problem_at(k)
+            with precision_scope(problem.dtype):
+                certificate, status = certify(
+                    method.density(own), take(made._stops.z, k), own.data, resolution=resolution
+                )
+        found.append((certificate, status))
+    return tuple(c for c, _ in found), tuple(s for _, s in found)
+
+
+def _problems(problem: Problem, build: Callable[[Any], Model], values: np.ndarray) -> Callable[[int], Problem]:
+    return lambda k: replace(problem, model=build(float(values[k])), solved={})
+
+
+TEMPLATES: weakref.WeakKeyDictionary[Any, Model] = weakref.WeakKeyDictionary()
+"""One model per `build` that is still in use: it holds the compiled programs of its paths."""
+
+
+def _template(build: Callable[[Any], Model], strength: float) -> Model:
+    """The model that stands for all strengths: shapes, starts, support."""
+    if build in TEMPLATES:
+        return TEMPLATES[build]
+    model = build(strength)
+    if not isinstance(model, Model):
+        raise TypeError(f"Expected build(strength) to return a jm.Model; got {type(model).__name__}.")
+    with contextlib.suppress(TypeError):  # a callable that cannot be referred to weakly is compiled anew
+        TEMPLATES[build] = model
+    return model
+
+
+def _check(build: Any, strengths: Any, method: Any, select: Any, folds: Any, data: Data) -> np.ndarray:
+    if has_tracers(data):
+        raise TypeError("Expected jm.path to run on the host; got traced data (inside jit or vmap).")
+    if isinstance(build, Model) or not callable(build):
+        raise TypeError(f"Expected build to be a function strength -> jm.Model; got {build!r}.")
+    if not isinstance(method, MAP) or isinstance(method, MLE):
+        raise TypeError(f"Expected jm.MAP(...) as the method of a path; got {method!r}.")
+    if method.batch_size is not None or method.restarts != 1:
+        raise ValueError("Expected full batches and one start for a path; got batch_size or restarts. Leave them out.")
+    if select not in SELECTIONS:
+        raise ValueError(f"Expected select='cv', 'evidence' or None; got {select!r}.")
+    if isinstance(folds, bool) or not isinstance(folds, int | np.integer) or folds < 2:
+        raise ValueError(f"Expected folds to be an integer of at least 2; got {folds!r}.")
+    values = np.asarray(strengths, np.float64)
+    if values.ndim != 1 or not values.size or not np.all(np.isfinite(values) & (values > 0)):
+        raise ValueError(f"Expected strengths to be a sequence of positive numbers; got {strengths!r}.")
+    return values

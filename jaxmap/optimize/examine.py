@@ -1,0 +1,127 @@
+"""examine(): what a certificate looks at, as one piece of a program that fits many problems."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from jaxmap.curvature import is_concave, negative_hessian
+from jaxmap.curvature.factor import FLAT
+from jaxmap.model import Density
+from jaxmap.optimize.certificate import GRADIENT_WORTH_A_HESSIAN, STRIDE, near
+from jaxmap.optimize.objective import flat_kinks
+from jaxmap.optimize.solver import scaled_gradient
+from jaxmap.types import Certificate, Data, Status
+
+
+class Evidence(NamedTuple):
+    """What was seen at the end of one climb; totals in nats.
+
+    Attributes:
+        log_likelihood, log_prior, value: at z; the value is that of the density that is maximised.
+        relative: the scaled gradient, less what kinks can absorb.
+        held: (p,) True where a kink holds a coordinate.
+        decrement: the distance to the maximum in standard deviations, or an upper bound of it.
+        smallest: the smallest eigenvalue of the curvature scaled to a unit diagonal, or a lower bound of it.
+        falls: True where the gradient a tenth of a standard deviation away is what the curvature says.
+        rounding: how far rounding z to the dtype of the fit moves it, in standard deviations.
+    """
+
+    log_likelihood: Any
+    log_prior: Any
+    value: Any
+    relative: Any
+    held: Any
+    decrement: Any
+    smallest: Any
+    falls: Any
+    rounding: Any
+
+
+def examine(density: Density, z: Any, data: Data, weights: Any = None, known: Any = None) -> Evidence:
+    """Look at z as `certify` does; pure and vmappable.
+
+    Where the density is strongly concave its prior's precision bounds the curvature from below everywhere, and with it
+    the distance to the one maximum: no Hessian is formed then.
+
+    Args:
+        density: what was maximised.
+        z: where.
+        data: all examples.
+        weights: how often each counts; once if left out.
+        known: per coordinate, the diagonal of an estimate of the negative Hessian, for the scale of the bound.
+    """
+
+    def slope_at(point: Any) -> tuple[Any, Any, Any]:
+        def likelihood(v: Any) -> Any:
+            values = density.log_likelihoods(v, data)
+            return jnp.sum(values if weights is None else weights.astype(values.dtype) * values)
+
+        value, gradient = jax.value_and_grad(likelihood)(point)
+        smooth, of_prior = jax.value_and_grad(density.smooth_log_prior)(point)
+        return value, smooth, ravel_pytree(jax.tree.map(jnp.add, gradient, of_prior))[0]
+
+    flat, unravel = ravel_pytree(z)
+    likelihood, smooth, gradient = slope_at(z)
+    w, centers = flat_kinks(density.kinks(z), z)
+    kinked = (w > 0) & (flat == centers)
+    held = kinked & (jnp.abs(gradient) <= w)
+    outward = jnp.sign(gradient) * jnp.maximum(jnp.abs(gradient) - w, 0.0)
+    residual = jnp.where(kinked, outward, gradient - w * jnp.sign(flat - centers))
+    value = likelihood + smooth - jnp.sum(w * jnp.abs(flat - centers))
+    prior = density.model.log_prior(density.model.space.constrain(z))
+    relative = scaled_gradient(unravel(residual), z, value)
+    if is_concave(density, data, strongly=True):
+        ones = jnp.ones_like(flat)
+        of_prior = jax.grad(lambda v: -density.smooth_log_prior(unravel(v)))
+        precision = jax.jvp(of_prior, (flat,), (ones,))[1]  # the prior is separable: this is its diagonal
+        scale = precision if known is None else jnp.maximum(known, precision)
+        decrement = jnp.linalg.norm(residual / jnp.sqrt(precision))
+        smallest, falls = jnp.min(precision / scale), jnp.asarray(True)
+    else:
+        matrix = negative_hessian(density, z, data, weights)
+        decrement, smallest, falls, scale = _dense(matrix, residual, held, lambda v: slope_at(unravel(flat + v))[2])
+    rounding = jnp.linalg.norm(jnp.abs(flat) * jnp.sqrt(scale))
+    return Evidence(likelihood, prior, value, relative, held, decrement, smallest, falls, rounding)
+
+
+def _dense(matrix: Any, residual: Any, held: Any, slope: Any) -> tuple[Any, Any, Any, Any]:
+    """Decrement, smallest curvature, whether the gradient bears it out, and the diagonal."""
+    diagonal = jnp.abs(jnp.diagonal(matrix))
+    scales = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
+    free = ~held
+    size = len(scales)
+    apart = 2.0 * size  # above every eigenvalue of the rest, so that held coordinates mix with none of them
+    scaled = matrix / (scales[:, None] * scales[None])
+    scaled = jnp.where(free[:, None] & free[None], scaled, jnp.diag(jnp.where(held, apart, 0.0)))
+    values, vectors = jnp.linalg.eigh(scaled)
+    sound = values > FLAT
+    own = values < 0.75 * apart
+    roots = jnp.sqrt(jnp.where(sound, values, 1.0))
+    along = vectors.T @ jnp.where(free, residual / scales, 0.0)
+    decrement = jnp.linalg.norm(jnp.where(sound & own, along / roots, 0.0))
+    corner = jnp.where(free, vectors @ jnp.where(sound & own, STRIDE / roots, 0.0), 0.0) / scales
+    pull = jnp.where(free, (slope(-corner) - slope(corner)) / 2 / scales, 0.0)
+    found = (vectors.T @ pull) / roots / STRIDE
+    falls = jnp.all(~own | ((found > 0.5) & (found < 2.0)))
+    return decrement, values[0], falls, scales**2
+
+
+def verdict(seen: Evidence, names: list[str], resolution: float) -> tuple[Certificate, Status | None]:
+    """Turn evidence (of one fit, on the host) into a certificate.
+
+    Returns:
+        certificate, status: None where only a closer look (`certify`) can tell.
+    """
+    relative, smallest = float(seen.relative), float(seen.smallest)
+    held = tuple(names[i] for i in np.flatnonzero(np.asarray(seen.held)))
+    certificate = Certificate(relative, float(seen.decrement), smallest, held=held)
+    if not np.isfinite(relative) or (relative > GRADIENT_WORTH_A_HESSIAN and float(seen.decrement) > 1.0):
+        return certificate, Status.STEPS_EXHAUSTED
+    if len(held) == len(names):
+        return Certificate(relative, 0.0, held=held), Status.CONVERGED
+    if smallest <= FLAT or not bool(seen.falls):
+        return certificate, None
+    return certificate, near(float(seen.decrement), resolution * float(seen.rounding))

@@ -1,0 +1,12 @@
+from experiments import cross_entropy_is_a_categorical_likelihood as experiment
+
+
+def test_the_likelihood_is_the_loss(record):
+    assert len(record.rows) == len(experiment.FAMILIES)
+    assert record.column("off").max() < 1e-6
+
+
+def test_training_finds_the_mle(record):
+    assert record.column("MLE - trained").max() < 1e-6
+    assert record.differences()["mean log p"] < 1e-9
+    assert record.column("largest coefficient").min() > 0.1
