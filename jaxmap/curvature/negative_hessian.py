@@ -9,7 +9,7 @@ from jaxmap.curvature.affine import is_affine
 from jaxmap.curvature.ggn import ggn
 from jaxmap.curvature.hessian import hessian
 from jaxmap.data import take_examples
-from jaxmap.model import Density, Model
+from jaxmap.model import Density, Model, weighted_sum
 from jaxmap.types import Data
 
 
@@ -56,7 +56,7 @@ def negative_hessian(density: Density, z: Any, data: Data, weights: Any = None) 
 
     def likelihood(v: Any) -> Any:
         values = density.log_likelihoods(v, data)
-        return -jnp.sum(values if weights is None else weights.astype(values.dtype) * values)
+        return -(jnp.sum(values) if weights is None else weighted_sum(weights.astype(values.dtype), values))
 
     return prior + hessian(likelihood, z)
 

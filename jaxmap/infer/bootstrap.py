@@ -12,9 +12,8 @@ from jaxmap.infer.point import MAP, MLE, check_counts, describe
 from jaxmap.infer.posteriors import Particles, Point, equal_weights, line_of
 from jaxmap.infer.problem import Problem, Stopwatch
 from jaxmap.infer.storage import Saved, pack_info, pack_tree, unpack_info, unpack_tree, write_saved
-from jaxmap.infer.summary import Summary, summarize, title_of
-from jaxmap.optimize import FirstOrder, choose_solver, climb, examine, objective_of, verdict
-from jaxmap.optimize.certificate import coordinate_paths
+from jaxmap.infer.summary import Summary, interval_names, summarize, title_of
+from jaxmap.optimize import FirstOrder, choose_solver, climb, examine, objective_of, statuses_of
 from jaxmap.trees import settled, take
 from jaxmap.types import FitError, Info, Key, Method, Params, Seeds, Status
 
@@ -55,13 +54,14 @@ class Replicates:
     def summary(self, level: float = 0.95) -> Summary:
         """Estimate, bias, standard error and percentile interval (Efron and Tibshirani, 1993) by path."""
         values = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self.replicates)
+        below, above = interval_names(level)
         low, high = (1 - level) / 2, (1 + level) / 2
         columns = {
             "estimate": self.estimate.mode,
             "bias": jax.tree.map(lambda v, e: v.mean(0) - np.asarray(e, np.float64), values, self.estimate.mode),
             "std err": jax.tree.map(lambda v: v.std(0, ddof=1), values),
-            f"[{low:.3g}": jax.tree.map(lambda v: np.quantile(v, low, 0), values),
-            f"{high:.3g}]": jax.tree.map(lambda v: np.quantile(v, high, 0), values),
+            below: jax.tree.map(lambda v: np.quantile(v, low, 0), values),
+            above: jax.tree.map(lambda v: np.quantile(v, high, 0), values),
         }
         return summarize(title_of(self.info), columns, " ".join((self.info.status.value + ".", *self.info.notes)))
 
@@ -96,7 +96,7 @@ class Bootstrap:
 
     Args:
         of: `jm.MLE()` or `jm.MAP()`, on full batches.
-        replicates: how many refits. One that diverges is left out and counted.
+        replicates: how many refits, at least two. One that is no certified maximum is kept and counted.
     """
 
     of: Method = MLE()
@@ -104,6 +104,8 @@ class Bootstrap:
 
     def __post_init__(self) -> None:
         check_counts(replicates=self.replicates)
+        if self.replicates < 2:
+            raise ValueError(f"Expected at least two replicates, to have a spread; got {self.replicates}.")
         if not isinstance(self.of, MAP):
             raise TypeError(f"Expected jm.MLE() or jm.MAP() as `of`; got {self.of!r}.")
         if self.of.batch_size is not None:
@@ -130,13 +132,13 @@ class Bootstrap:
 
         def refits(z: Any, counts: Any, data: Any) -> Any:
             def one(weights: Any) -> Any:
-                objective = objective_of(density, data, weights)
+                objective = objective_of(density, data, weights, jnp.sum(weights))
                 state, steps = climb(objective, solver, solver.init(objective, z))
                 return state.z, state.gradients, steps, examine(density, state.z, data, weights)
 
             return jax.vmap(one)(counts)
 
-        name = ("bootstrap", density, replace(solver, steps=1))  # type: ignore[type-var]
+        name = ("bootstrap", density, solver)
         program = problem.model.programs.setdefault(name, jax.jit(refits))
         start = jax.tree.map(jnp.asarray, point.z)
         counts = jnp.asarray(resampled(jax.random.fold_in(key, RESAMPLE), problem.num_examples, self.replicates), dtype)
@@ -152,22 +154,22 @@ class Bootstrap:
         if isinstance(runs[index], FitError):
             raise runs[index]
         point, (z, gradients, _, evidence), solver, seconds = runs[index]
-        names, resolution = coordinate_paths(take(z, 0)), float(np.finfo(problem.dtype).eps)
-        verdicts = [verdict(take(evidence, k), names, resolution)[1] for k in range(self.replicates)]
-        statuses = tuple(Status.NOT_A_MAXIMUM if status is None else status for status in verdicts)
-        alive = np.isfinite(evidence.value)
+        resolution = float(np.finfo(problem.dtype).eps)
+        statuses = statuses_of(evidence, resolution)
         sure = sum(status is Status.CONVERGED for status in statuses)
-        modes = settled(jax.vmap(problem.model.space.constrain)(jax.tree.map(lambda leaf: jnp.asarray(leaf[alive]), z)))
+        modes = settled(jax.vmap(problem.model.space.constrain)(jax.tree.map(jnp.asarray, z)))
+        ends = (point.info.status, *statuses)
         note = f"{sure} of {self.replicates} refits are certified maxima."
-        lost = int(np.sum(~alive))
+        if point.info.status is not Status.CONVERGED:
+            note += " The estimate itself is not: its bias means nothing."
         info = replace(
             point.info,
-            status=Status.CONVERGED if sure == self.replicates else Status.STEPS_EXHAUSTED,
+            status=next((status for status in ends if status is not Status.CONVERGED), Status.CONVERGED),
             method=describe(self),
             solver=f"{solver.name}, each from the estimate",
             num_gradients=point.info.num_gradients + float(np.sum(gradients)),
             members=statuses,
-            notes=(note, *((f"{lost} refits diverged and were left out.",) if lost else ())),
+            notes=(note,),
             seconds=point.info.seconds + seconds,
         )
         return Replicates(point, modes, info)
@@ -175,5 +177,5 @@ class Bootstrap:
 
 def resampled(key: Key, n: int, count: int) -> np.ndarray:
     """How often each of n examples is drawn in `count` samples of size n with replacement, (count, n)."""
-    rows = np.asarray(jax.random.randint(key, (count, n), 0, n))
+    rows = np.asarray(jax.random.randint(key, (count, n), 0, n, jnp.int32), np.int64)
     return np.bincount((rows + n * np.arange(count)[:, None]).ravel(), minlength=count * n).reshape(count, n)

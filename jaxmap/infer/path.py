@@ -24,6 +24,13 @@ from jaxmap.types import Certificate, Data, Info, Key, Status
 
 SELECTIONS = (None, "cv", "evidence")
 
+UNTRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
 
 class Stop(NamedTuple):
     """One strength's fit, as the program returns it; stacked over strengths."""
@@ -74,7 +81,9 @@ class Path:
 
     def __getitem__(self, index: int) -> Point:
         """The fit of one strength, as `fit` would return it."""
-        k = range(len(self))[index]
+        if isinstance(index, bool) or not isinstance(index, int | np.integer):
+            raise TypeError(f"Expected the index of one strength; got {index!r}. Use a loop for several.")
+        k = range(len(self))[int(index)]
         z, mode = take(self._stops.z, k), take(self.modes, k)
         info = replace(
             self.info,
@@ -100,7 +109,10 @@ class Path:
         """
         if self.scores is None:
             raise ValueError("Expected a path with a selection; got none. Use jm.path(..., select='cv').")
-        return int(np.nanargmax(self.scores))
+        if not np.all(np.isfinite(self.scores)):
+            worst = self.strengths[~np.isfinite(self.scores)][0]
+            raise ValueError(f"Expected finite scores; got {self.scores} at strength {worst:.6g}. Leave it out.")
+        return int(np.argmax(self.scores))
 
     @property
     def best_strength(self) -> float:
@@ -124,7 +136,8 @@ class Path:
             if self.scores_se is not None:
                 row["se"] = float(self.scores_se[k])
             rows.append(row)
-        footer = "" if self.scores is None else f"highest score at strength {self.best_strength:.6g}"
+        known = self.scores is not None and np.all(np.isfinite(self.scores))
+        footer = "" if not known else f"highest score at strength {self.best_strength:.6g}"
         return Summary(f"{self.info.method}: {self.info.target}, {self.info.solver}", tuple(rows), footer)
 
     def __str__(self) -> str:
@@ -189,7 +202,7 @@ def path(
             raise ValueError(
                 "Expected a deterministic solver for a path; got an optax transformation. Use solver=None."
             )
-        walk = _Walk(build, density, solver, select == "evidence")
+        walk = _Walk(_weak(build), density, solver, select == "evidence")
         start = take(problem.starts(seeds_of(key)), 0)
         begun = jnp.asarray(values[order], problem.dtype)
         stops = jax.tree.map(np.asarray, walk.program(problem)(start, begun, problem.data, None, None))
@@ -225,19 +238,30 @@ def path(
 class _Walk:
     """The program of a path: a scan over strengths, the state of the solver handed on."""
 
-    build: Callable[[Any], Model]
+    build: Callable[[], Callable[[Any], Model]]  # weak, so that cached programs do not keep the user's data
     density: Density
     solver: Any
     evidence: bool
 
     def program(self, problem: Problem) -> Any:
         """Compile once per model, solver and kind of selection."""
-        key = ("path", self.density, replace(self.solver, steps=1), self.evidence)
+        key = ("path", self.density, self.solver, self.evidence)
         return problem.model.programs.setdefault(key, jax.jit(self.run))
 
     def at(self, strength: Any) -> Density:
-        """The density of one strength."""
-        return replace(self.density, model=self.build(strength))
+        """The density of one strength.
+
+        Raises:
+            TypeError: a `build` that jax cannot trace.
+        """
+        try:
+            with jax.ensure_compile_time_eval():  # what does not depend on the strength stays concrete: starts, checks
+                return replace(self.density, model=self.build()(strength))
+        except UNTRACEABLE as error:
+            raise TypeError(
+                "Expected a build(strength) that jax can trace; got one that needs the number itself. Use jnp instead of "
+                "numpy, float() or `if` on the strength."
+            ) from error
 
     def run(self, start: Any, strengths: Any, data: Data, weights: Any, held_out: Any) -> Stop:
         """Fit all strengths; weights and held_out count examples for the fit and for the score."""
@@ -253,7 +277,7 @@ class _Walk:
 
         def objective_at(strength: Any) -> tuple[Density, Any]:
             density = self.at(strength)
-            return density, objective_of(density, data, weights)
+            return density, objective_of(density, data, weights, None if weights is None else jnp.sum(weights))
 
         density, first = objective_at(strengths[0])
         state, begun = stop(density, first, self.solver.init(first, start))
@@ -339,10 +363,18 @@ TEMPLATES: weakref.WeakKeyDictionary[Any, Model] = weakref.WeakKeyDictionary()
 """One model per `build` that is still in use: it holds the compiled programs of its paths."""
 
 
+def _weak(build: Callable[[Any], Model]) -> Callable[[], Callable[[Any], Model]]:
+    try:
+        return weakref.ref(build)
+    except TypeError:
+        return lambda: build
+
+
 def _template(build: Callable[[Any], Model], strength: float) -> Model:
     """The model that stands for all strengths: shapes, starts, support."""
-    if build in TEMPLATES:
-        return TEMPLATES[build]
+    with contextlib.suppress(TypeError):
+        if build in TEMPLATES:
+            return TEMPLATES[build]
     model = build(strength)
     if not isinstance(model, Model):
         raise TypeError(f"Expected build(strength) to return a jm.Model; got {type(model).__name__}.")
@@ -354,7 +386,9 @@ def _template(build: Callable[[Any], Model], strength: float) -> Model:
 def _check(build: Any, strengths: Any, method: Any, select: Any, folds: Any, data: Data) -> np.ndarray:
     if has_tracers(data):
         raise TypeError("Expected jm.path to run on the host; got traced data (inside jit or vmap).")
-    if isinstance(build, Model) or not callable(build):
+    if isinstance(build, Model):
+        raise TypeError("Expected build to be a function strength -> jm.Model; got a jm.Model. Write lambda s: ... .")
+    if not callable(build):
         raise TypeError(f"Expected build to be a function strength -> jm.Model; got {build!r}.")
     if not isinstance(method, MAP) or isinstance(method, MLE):
         raise TypeError(f"Expected jm.MAP(...) as the method of a path; got {method!r}.")
@@ -364,7 +398,26 @@ def _check(build: Any, strengths: Any, method: Any, select: Any, folds: Any, dat
         raise ValueError(f"Expected select='cv', 'evidence' or None; got {select!r}.")
     if isinstance(folds, bool) or not isinstance(folds, int | np.integer) or folds < 2:
         raise ValueError(f"Expected folds to be an integer of at least 2; got {folds!r}.")
-    values = np.asarray(strengths, np.float64)
+    if select == "cv" and (data is None or folds > num_examples(data)):
+        raise ValueError(f"Expected at least one example per fold; got {folds} folds. Use fewer.")
+    return _numbers(strengths)
+
+
+def _numbers(strengths: Any) -> np.ndarray:
+    """The strengths as an array.
+
+    Raises:
+        TypeError, ValueError: anything but positive numbers.
+    """
+    if has_tracers(strengths):
+        raise TypeError("Expected strengths on the host; got traced values (inside jit or vmap).")
+    try:
+        given = np.asarray(strengths)
+    except ValueError:
+        given = np.zeros((), object)
+    if given.dtype.kind not in "fiu":
+        raise TypeError(f"Expected strengths to be a sequence of positive numbers; got {strengths!r}.")
+    values = given.astype(np.float64)
     if values.ndim != 1 or not values.size or not np.all(np.isfinite(values) & (values > 0)):
         raise ValueError(f"Expected strengths to be a sequence of positive numbers; got {strengths!r}.")
     return values

@@ -25,7 +25,7 @@ from jaxmap.model.networks import Network, as_network
 from jaxmap.model.model import Model, from_log_density
 from jaxmap.model.supervised import supervised
 from jaxmap.model.tabular import tabular
-from jaxmap.model.density import Density
+from jaxmap.model.density import Density, weighted_sum
 
 __all__ = [
     "Bernoulli",
@@ -62,4 +62,5 @@ __all__ = [
     "supervised",
     "tabular",
     "weight_decay",
+    "weighted_sum",
 ]

@@ -98,4 +98,9 @@ class Density:
         if weights is None:
             return -jnp.sum(values) / num_examples(data)
         weights = weights.astype(values.dtype)
-        return -jnp.sum(weights * values) / jnp.sum(weights)
+        return -weighted_sum(weights, values) / jnp.sum(weights)
+
+
+def weighted_sum(weights: Float[Array, " n"], values: Float[Array, " n"]) -> Float[Array, ""]:
+    """Sum weights * values; an example of weight zero counts as absent, also where its value is not finite."""
+    return jnp.sum(jnp.where(weights > 0, weights * jnp.where(weights > 0, values, 0.0), 0.0))

@@ -94,7 +94,8 @@ def smooth_log_prob(distribution: Any, value: Any) -> Float[Array, "..."]:
 def soft_threshold(value: Any, kink: Kink, step: Any) -> Array:
     """The proximal map argmin_b |b - value|^2 / (2 step) + weight |b - center|."""
     away = value - kink.center
-    return kink.center + jnp.sign(away) * jnp.maximum(jnp.abs(away) - step * kink.weight, 0.0)
+    reach = step * kink.weight
+    return jnp.where(jnp.abs(away) <= reach, kink.center, value - jnp.sign(away) * reach)
 
 
 def is_log_concave(distribution: Any, *, strongly: bool = False) -> bool:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxmap.model.prior import check_distribution
@@ -57,6 +58,8 @@ class Likelihood:
             if isinstance(value, Learned):
                 _check_positive(field.name, value.prior)
                 continue
+            if isinstance(value, Tracer):
+                continue  # a strength of a path
             name = f"{type(self).__name__}({field.name}=...)"
             if not isinstance(value, float | int | np.ndarray | np.number | jax.Array):
                 raise TypeError(f"Expected {name} to be a number or jm.Learned(distribution); got {value!r}.")

@@ -16,7 +16,7 @@ from jaxmap.optimize.climb import climb
 from jaxmap.optimize.failure import describe_failure
 from jaxmap.optimize.krylov import lanczos
 from jaxmap.optimize.certificate import Slope, certify, slope_at
-from jaxmap.optimize.examine import Evidence, examine, verdict
+from jaxmap.optimize.examine import Evidence, examine, statuses_of, verdict
 from jaxmap.optimize.maximize import Ascent, Budget, maximize
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "objective_of",
     "scaled_gradient",
     "slope_at",
+    "statuses_of",
     "trust_region_step",
     "verdict",
 ]

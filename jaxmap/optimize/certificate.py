@@ -37,9 +37,6 @@ DENSE_UP_TO = 1500
 DECREMENT = 1e-2
 """Distance to the maximum, in posterior standard deviations, below which a point counts as the maximum."""
 
-NO_DISTANCE = 1e-6
-"""A decrement that is rounding."""
-
 EXAMPLES_AT_A_TIME = 16384
 
 NUMBERS_AT_A_TIME = 2**24
@@ -123,7 +120,49 @@ def certify(
     point = _Point(density, z, data, np.flatnonzero(~held))
     certificate, status = point.judge(np.asarray(slope.residual, np.float64), relative, matrix, resolution)
     certificate = replace(certificate, held=held_paths)
-    return point.walk(matrix, certificate) if status is Status.CONVERGED else (certificate, status)
+    return point.walk(matrix, slope, certificate) if status is Status.CONVERGED else (certificate, status)
+
+
+class Spectrum(NamedTuple):
+    """Curvature scaled to a unit diagonal, and the residual in its eigenvectors; numpy or jax.
+
+    Attributes:
+        values, vectors: of the scaled curvature A.
+        along: V' residual / scales.
+        own: False for eigenvectors that stand for held coordinates.
+    """
+
+    values: Any
+    vectors: Any
+    along: Any
+    own: Any = True
+
+    def newton(self) -> Any:
+        """The Newton direction, one posterior standard deviation long; zero where the residual is."""
+        steps = self.along / self.values * self.own
+        length = (self.values * steps**2).sum() ** 0.5
+        return self.vectors @ (steps / (length + (length == 0)))
+
+    def corners(self) -> tuple[Any, Any, Any]:
+        """Three moves in scaled coordinates: along all eigenvectors at once, all coordinates, and the Newton direction.
+
+        A run-away shows in one of them: where its eigenvector is mixed with another's, in the coordinates or, since
+        nothing else has a gradient left, in the Newton direction.
+        """
+        every = self.vectors @ (self.own / self.values**0.5)
+        free = (self.vectors**2) @ (self.own * (self.values > 0))
+        return STRIDE * every, STRIDE * (free > 0.5), STRIDE * self.newton()
+
+    def borne_out(self, pulls: Any) -> Any:
+        """True where the gradient lost on the way to each corner, (3, p) scaled, is within a factor two of A move."""
+        first, second, third = self.corners()
+        found = (self.vectors.T @ pulls[0]) / self.values**0.5 / STRIDE
+        by_axis = ((found > 0.5) & (found < 2.0) | ~(self.own & (self.values > 0))).all()
+        wanted = self.vectors @ (self.own * self.values * (self.vectors.T @ second))
+        by_coordinate = (abs(pulls[1] - wanted) * (second > 0) <= 0.5 * STRIDE + 0.5 * abs(wanted)).all()
+        size = (third @ self.vectors) ** 2 @ self.values
+        work = third @ pulls[2]
+        return by_axis & by_coordinate & ((size == 0) | (work > 0.5 * size) & (work < 2.0 * size))
 
 
 class _Point(NamedTuple):
@@ -159,32 +198,40 @@ class _Point(NamedTuple):
         names = coordinate_paths(self.z)
         return [names[i] for i in self.free]
 
-    def walk(self, matrix: np.ndarray, certificate: Certificate) -> tuple[Certificate, Status]:
+    def walk(self, matrix: np.ndarray, slope: Slope, certificate: Certificate) -> tuple[Certificate, Status]:
         """Believe the curvature only if the density falls as it says, a tenth of a standard deviation along every axis.
 
         Where gradient and curvature vanish together (a separable logistic regression, a variance that goes to zero, a
         mode at the edge of the support), the Newton decrement alone would call the run-away a maximum. The gradient at
-        two opposite corners, a tenth along all axes at once, shows this mostly; where it does not, every axis is walked.
+        the corners of `Spectrum` shows this mostly; where it does not, every axis is walked, both ways: eigenvectors,
+        coordinates, and the Newton direction.
         """
-        values, vectors, scales = scaled_spectrum(matrix[np.ix_(self.free, self.free)])
-        axes = np.zeros((len(values), len(matrix)))
-        axes[:, self.free] = (vectors / np.sqrt(values)[None]).T / scales[None] * STRIDE
-        corner = axes.sum(axis=0)
-        pulls = [self._run("pull", _pull_of, np.stack([corner, -corner]))]
-        found = vectors.T @ ((pulls[0][1] - pulls[0][0])[self.free] / 2 / scales) / np.sqrt(values) / STRIDE
-        if np.all((found > 0.5) & (found < 2.0)):
+        free, size = self.free, len(matrix)
+        values, vectors, scales = scaled_spectrum(matrix[np.ix_(free, free)])
+        along = vectors.T @ (np.asarray(slope.residual, np.float64)[free] / scales)
+        spectrum = Spectrum(values, vectors, along)
+        corners = np.zeros((3, size))
+        corners[:, free] = np.stack(spectrum.corners()) / scales
+        pulls = self._run("pull", _pull_of, np.concatenate([corners, -corners]))[:, free] / scales
+        here = np.asarray(slope.gradient, np.float64)[free] / scales
+        if spectrum.borne_out(here - pulls[:3]) and spectrum.borne_out(pulls[3:] - here):
             return certificate, Status.CONVERGED
+        axes = np.zeros((2 * len(values) + 1, size))
+        axes[:, free] = (
+            np.concatenate([(vectors / np.sqrt(values)).T, np.eye(len(values)), [spectrum.newton()]]) / scales
+        )
+        axes *= STRIDE
         fall = -self._run("change", _change_of, np.concatenate([axes, -axes])) / (STRIDE**2 / 2)
         weak = ~np.all(fall.reshape(2, -1) > 0.1, axis=0)
+        weak[-1] &= bool(certificate.decrement)  # no Newton direction where the gradient is zero
         if (
             not weak.any()
         ):  # where it falls faster than the curvature says, the decrement is no distance: it must vanish
             sure = np.all(fall < 10.0) or (np.all(fall < 1e4) and (certificate.decrement or 0.0) < NO_DISTANCE)
             return certificate, Status.CONVERGED if sure else Status.STEPS_EXHAUSTED
+        flat = flat_paths((axes[:, free] * scales)[weak].T / STRIDE, self.names)
         edge = _far_out(self.density, self.z)
-        return replace(certificate, flat=flat_paths(vectors[:, weak], self.names)), (
-            Status.AT_BOUNDARY if edge else Status.NOT_A_MAXIMUM
-        )
+        return replace(certificate, flat=flat), Status.AT_BOUNDARY if edge else Status.NOT_A_MAXIMUM
 
     def _run(self, name: str, make: Any, moves: np.ndarray) -> np.ndarray:
         program = _program(self.density, name, make(self.density))
@@ -211,37 +258,40 @@ def _by_products(density: Density, z: Any, data: Data, slope: Slope, resolution:
 
         def gradient(v: Any) -> Any:
             point = unravel(v)
-            found = jax.tree.map(
-                jnp.add, _likelihood_slope(density, point, data)[1], jax.grad(density.smooth_log_prior)(point)
-            )
-            return -ravel_pytree(found)[0]
+            of_prior = jax.grad(density.smooth_log_prior)(point)
+            return -ravel_pytree(jax.tree.map(jnp.add, _likelihood_slope(density, point, data)[1], of_prior))[0]
 
         def product(v: Any) -> Any:
             return free * jax.jvp(gradient, (flat,), (free * v,))[1]
 
-        distance, step, spent = decrement_by_products(product, free * residual)
-        return distance, step, spent, lanczos(product, noise, int(flat.size))
+        distance, step, _ = decrement_by_products(product, free * residual)
+        ends = lanczos(product, noise, int(flat.size))
+        # Three moves of one standard deviation: the Newton step, the weakest direction, a random one.
+        moves = jnp.stack([step, ends.vector, noise])
+        bends = jnp.stack([jnp.dot(move, product(move)) for move in moves])
+        return distance, ends, moves * free / jnp.sqrt(jnp.where(bends > 0, bends, 1.0))[:, None]
 
     program = _program(density, "products", evaluate)
-    distance, step, _, ends = in_double(program, z, data, slope.residual, free.astype(float), noise)
-    weakest, largest, residual = (float(v) for v in (ends.smallest, ends.largest, ends.residual))
+    distance, ends, moves = in_double(program, z, data, slope.residual, free.astype(float), noise)
+    weakest, largest, error = (float(v) for v in (ends.smallest, ends.largest, ends.residual))
+    certificate = Certificate(float(slope.relative), float(distance), weakest / max(largest, np.finfo(float).tiny))
     names = coordinate_paths(z)
-    relative = weakest / max(largest, np.finfo(float).tiny)
-    certificate = Certificate(float(slope.relative), float(distance), relative)
-    if relative <= FLAT and residual <= 1e-3 * largest:
+    if (certificate.smallest_curvature or 0.0) <= FLAT and error <= 1e-3 * largest:
         flat = flat_paths(np.asarray(ends.vector, np.float64)[:, None], names)
         return replace(certificate, flat=flat), Status.NOT_A_MAXIMUM
-    if not (np.isfinite(distance) and residual <= 0.1 * weakest):
+    if not (np.isfinite(distance) and error <= 0.1 * weakest):
         return certificate, Status.STEPS_EXHAUSTED
-    axis = np.asarray(ends.vector, np.float64) / np.sqrt(weakest) * STRIDE
-    fall = -np.asarray(
-        in_double(_program(density, "change", _change_of(density)), z, data, np.stack([axis, -axis])), np.float64
-    ) / (STRIDE**2 / 2)
-    if np.any(fall <= 0.1):
-        return replace(certificate, flat=flat_paths(axis[:, None], names)), Status.NOT_A_MAXIMUM
+    moves = STRIDE * np.asarray(moves, np.float64)
+    change = in_double(_program(density, "change", _change_of(density)), z, data, np.concatenate([moves, -moves]))
+    fall = -np.asarray(change, np.float64).reshape(2, -1) / (STRIDE**2 / 2)
+    weak = np.any(fall <= 0.1, axis=0) & (np.linalg.norm(moves, axis=1) > 0)
+    if weak.any():
+        axes = moves[weak].T / np.linalg.norm(moves[weak], axis=1)
+        return replace(certificate, flat=flat_paths(axes, names)), Status.NOT_A_MAXIMUM
+    if np.any(fall > 10.0):
+        return certificate, Status.STEPS_EXHAUSTED
     flat_z = np.abs(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(z)]))
-    rounding = float(np.linalg.norm(resolution * flat_z) * np.sqrt(largest))
-    return certificate, near(float(distance), rounding)
+    return certificate, near(float(distance), float(np.linalg.norm(resolution * flat_z) * np.sqrt(largest)))
 
 
 def _likelihood_slope(density: Density, z: Any, data: Data) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import optax
 
-from jaxmap.optimize.first_order import FirstOrder
+from jaxmap.optimize.first_order import FirstOrder, metric_of
 from jaxmap.optimize.lbfgs import LBFGS
 from jaxmap.optimize.newton import Newton
 from jaxmap.optimize.newton_cg import NewtonCG
@@ -77,6 +77,8 @@ def choose_solver(solver: Any, task: Task) -> tuple[Solver, str]:
         return _fitted(solver, task), solver.name
     if isinstance(solver, optax.GradientTransformation) or (hasattr(solver, "init") and hasattr(solver, "update")):
         chosen = FirstOrder(solver, 5000 if task.steps is None else task.steps)
+        if task.kinked:
+            metric_of(solver)
         return chosen, chosen.name
     raise TypeError(f"Expected an optax transformation, jm.LBFGS(), jm.Newton() or None as solver; got {solver!r}.")
 

@@ -9,10 +9,11 @@ from jax.flatten_util import ravel_pytree
 
 from jaxmap.curvature import is_concave, negative_hessian
 from jaxmap.curvature.factor import FLAT
-from jaxmap.model import Density
-from jaxmap.optimize.certificate import GRADIENT_WORTH_A_HESSIAN, STRIDE, near
+from jaxmap.model import Density, weighted_sum
+from jaxmap.optimize.certificate import DECREMENT, GRADIENT_WORTH_A_HESSIAN, Spectrum, near
 from jaxmap.optimize.objective import flat_kinks
 from jaxmap.optimize.solver import scaled_gradient
+from jaxmap.trees import take
 from jaxmap.types import Certificate, Data, Status
 
 
@@ -57,7 +58,7 @@ def examine(density: Density, z: Any, data: Data, weights: Any = None, known: An
     def slope_at(point: Any) -> tuple[Any, Any, Any]:
         def likelihood(v: Any) -> Any:
             values = density.log_likelihoods(v, data)
-            return jnp.sum(values if weights is None else weights.astype(values.dtype) * values)
+            return jnp.sum(values) if weights is None else weighted_sum(weights.astype(values.dtype), values)
 
         value, gradient = jax.value_and_grad(likelihood)(point)
         smooth, of_prior = jax.value_and_grad(density.smooth_log_prior)(point)
@@ -99,13 +100,16 @@ def _dense(matrix: Any, residual: Any, held: Any, slope: Any) -> tuple[Any, Any,
     values, vectors = jnp.linalg.eigh(scaled)
     sound = values > FLAT
     own = values < 0.75 * apart
-    roots = jnp.sqrt(jnp.where(sound, values, 1.0))
     along = vectors.T @ jnp.where(free, residual / scales, 0.0)
-    decrement = jnp.linalg.norm(jnp.where(sound & own, along / roots, 0.0))
-    corner = jnp.where(free, vectors @ jnp.where(sound & own, STRIDE / roots, 0.0), 0.0) / scales
-    pull = jnp.where(free, (slope(-corner) - slope(corner)) / 2 / scales, 0.0)
-    found = (vectors.T @ pull) / roots / STRIDE
-    falls = jnp.all(~own | ((found > 0.5) & (found < 2.0)))
+    decrement = jnp.sqrt(jnp.sum(jnp.where(sound & own, along**2 / jnp.where(sound, values, 1.0), 0.0)))
+    spectrum = Spectrum(jnp.where(sound, values, 1.0), vectors, along, sound & own)
+    moves = jnp.stack([jnp.where(free, corner, 0.0) / scales for corner in spectrum.corners()])
+    here = slope(jnp.zeros_like(scales))
+    ahead = jax.lax.map(lambda move: here - slope(move), moves)
+    behind = jax.lax.map(lambda move: slope(-move) - here, moves)
+    falls = spectrum.borne_out(jnp.where(free, ahead / scales, 0.0)) & spectrum.borne_out(
+        jnp.where(free, behind / scales, 0.0)
+    )
     return decrement, values[0], falls, scales**2
 
 
@@ -125,3 +129,15 @@ def verdict(seen: Evidence, names: list[str], resolution: float) -> tuple[Certif
     if smallest <= FLAT or not bool(seen.falls):
         return certificate, None
     return certificate, near(float(seen.decrement), resolution * float(seen.rounding))
+
+
+def statuses_of(seen: Evidence, resolution: float) -> tuple[Status, ...]:
+    """The status of each of many fits; what only a closer look could tell counts as NOT_A_MAXIMUM."""
+    size = seen.held.shape[1]
+    close = seen.decrement <= np.minimum(DECREMENT + resolution * seen.rounding, 10 * DECREMENT)
+    sure = (seen.relative <= GRADIENT_WORTH_A_HESSIAN) & (seen.smallest > FLAT) & seen.falls & close
+    names = [""] * size
+    return tuple(
+        Status.CONVERGED if good else verdict(take(seen, k), names, resolution)[1] or Status.NOT_A_MAXIMUM
+        for k, good in enumerate(sure)
+    )

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxmap.optimize.objective import Objective
@@ -14,6 +15,9 @@ from jaxmap.optimize.solver import SolverState
 @dataclass(frozen=True)
 class FirstOrder:
     """Any optax transformation; takes all its steps.
+
+    Beside an L1 prior each step is followed by the proximal step in the metric of the transformation (`metric_of`), so
+    that exact zeros appear, also on minibatches.
 
     Attributes:
         transformation: minimises.
@@ -29,17 +33,80 @@ class FirstOrder:
 
     def init(self, objective: Objective, z: Any) -> SolverState:  # noqa: D102
         value = jnp.zeros((), jax.eval_shape(objective, z).dtype)
-        return SolverState(z, value, None, self.transformation.init(z))
+        inner = self.transformation.init(z)
+        shadow = self.transformation.init(z) if objective.kinks is not None else None
+        return SolverState(z, value, None, (inner, shadow, jnp.asarray(0)))
 
     def step(self, objective: Objective, state: SolverState) -> SolverState:  # noqa: D102
+        inner, shadow, count = state.inner
         value, gradient = jax.value_and_grad(objective.smooth)(state.z)
         update = optax.with_extra_args_support(self.transformation).update
         extra = {"value": value, "grad": gradient, "value_fn": objective.smooth}
-        updates, inner = update(gradient, state.inner, state.z, **extra)
-        return SolverState(optax.apply_updates(state.z, updates), value, None, inner)
+        updates, inner = update(gradient, inner, state.z, **extra)
+        z = optax.apply_updates(state.z, updates)
+        if objective.kinks is not None:
+            value = value + objective.penalty(state.z)
+            decay = metric_of(self.transformation)
+            if decay is None:  # linear: what a gradient of ones would move is the metric
+                moved, shadow = update(jax.tree.map(jnp.ones_like, gradient), shadow, state.z, **extra)
+                metric = jax.tree.map(lambda v: -v, moved)
+            else:
+                metric = _adaptive_metric(updates, optax.tree.get(inner, "mu"), 1.0 - decay ** (count + 1))
+            z = objective.proximal(z, metric)
+        return SolverState(z, value, None, (inner, shadow, count + 1))
 
     def done(self, state: SolverState) -> bool:  # noqa: D102
         return False
+
+
+def _adaptive_metric(updates: Any, momentum: Any, weight: Any) -> Any:
+    """The step per unit of averaged gradient, of transformations that divide a momentum by a scale (Adam)."""
+
+    def one(u: Any, m: Any) -> Any:
+        return jnp.where(m == 0, 0.0, -u * weight / jnp.where(m == 0, 1.0, m))
+
+    return jax.tree.map(one, updates, momentum)
+
+
+def metric_of(transformation: Any) -> float | None:
+    """How a transformation measures steps, found by trying it on three numbers.
+
+    Returns:
+        decay: the decay of the momentum for the family of Adam, whose state holds it as `mu`; None for transformations
+            that are linear in the gradients (SGD, momentum, schedules).
+
+    Raises:
+        ValueError: any other, whose proximal step is not known.
+    """
+    with jax.ensure_compile_time_eval():
+        params, gradient = jnp.zeros(3), jnp.asarray([1.0, -0.5, 2.0])
+        update = optax.with_extra_args_support(transformation).update
+
+        def moves(factor: float) -> tuple[np.ndarray, Any]:
+            state, seen = transformation.init(params), []
+            for i in range(PROBE_STEPS):
+                moved, state = update(factor * gradient * (1 + i % 3), state, params)
+                seen.append(np.asarray(moved))
+            return np.stack(seen), state
+
+        try:
+            (once, state), (twice, _) = moves(1.0), moves(2.0)
+            if np.allclose(twice, 2 * once, rtol=1e-4, atol=0):
+                return None
+            momentum = optax.tree.get(update(gradient, transformation.init(params), params)[1], "mu")
+            return float(1.0 - momentum[0] / gradient[0])
+        except (TypeError, ValueError, KeyError) as error:
+            raise ValueError(_no_metric(transformation)) from error
+
+
+def _no_metric(transformation: Any) -> str:
+    return (
+        f"Expected SGD, momentum or a member of the Adam family beside an L1 prior, whose proximal step is known; got "
+        f"{describe_transformation(transformation)}. Use one of these, or solver=None."
+    )
+
+
+PROBE_STEPS = 6
 
 
 def describe_transformation(transformation: Any) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxmap.optimize.objective import Objective
 from jaxmap.optimize.solver import STALLED_AFTER, SolverState, rounding, scaled_gradient, tolerance_for
-from jaxmap.optimize.trust_region import trust_region_step
+from jaxmap.optimize.trust_region import shortened_newton_step, trust_region_step
 
 FIRST_RADIUS = 1.0
 """In coordinates where every curvature is one. Of 1, 10 and 0.1 the one that solves most NIST problems."""
@@ -18,6 +18,10 @@ FIRST_RADIUS = 1.0
 
 SECANT_TOLERANCE = 1e-13
 """Nats per example that secant steps leave; the last digits would take them many steps."""
+
+
+CONVEX_TOLERANCE = 1e-13
+"""Nats per example that may be left where the loss is convex, by the matrix before the last step."""
 
 
 class Curvature(NamedTuple):
@@ -85,9 +89,11 @@ class Newton:
         flat, unravel = ravel_pytree(state.z)
         matrix = model.matrix if self.lazy else self._matrix(objective, state.z)
         scales = jnp.maximum(model.scales, _scales(matrix))  # as in MINPACK: where curvature fades, steps stay short
-        inside, predicted = trust_region_step(
-            matrix / (scales[:, None] * scales[None]), model.gradient / scales, model.radius
-        )
+        scaled, root = matrix / (scales[:, None] * scales[None]), None
+        if objective.convex and not self.lazy:
+            inside, predicted, root = shortened_newton_step(scaled, model.gradient / scales, model.radius)
+        else:
+            inside, predicted = trust_region_step(scaled, model.gradient / scales, model.radius)
         move = inside / scales
         new, gradient = jax.value_and_grad(objective.smooth)(unravel(flat + move))
         gradient, _ = ravel_pytree(gradient)
@@ -104,7 +110,10 @@ class Newton:
         z = unravel(jnp.where(accepted, flat + move, flat))
         settled = converging & self._small(model.gradient, flat, value)
         if objective.convex:  # the gradient there tells already how much is left
-            settled = settled | (accepted & (_left(matrix, gradient) <= 0.1 * SECANT_TOLERANCE * jnp.maximum(1.0, new)))
+            root = jnp.linalg.cholesky(scaled) if root is None else root
+            settled = settled | (
+                accepted & (_left(root, gradient / scales) <= CONVEX_TOLERANCE * jnp.maximum(1.0, new))
+            )
         exact, cost = jnp.asarray(True), flat.size
         if self.lazy:
             poor = stuck | ((gain < 0.25) & ~converging)
@@ -147,9 +156,8 @@ def _scales(matrix: Float[Array, "p p"]) -> Float[Array, " p"]:
     return jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
 
 
-def _left(matrix: Array, gradient: Array) -> Array:
-    """What the quadratic model would still gain, infinite where the matrix is not positive definite."""
-    root = jnp.linalg.cholesky(matrix)
+def _left(root: Array, gradient: Array) -> Array:
+    """What the quadratic model would still gain, infinite where its matrix is not positive definite."""
     left = jnp.sum(jax.scipy.linalg.solve_triangular(root, gradient, lower=True) ** 2) / 2
     return jnp.where(jnp.isfinite(left), left, jnp.inf)
 

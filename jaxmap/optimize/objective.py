@@ -49,24 +49,26 @@ class Objective:
         return sum(jnp.sum(k.weight * jnp.abs(v - k.center)) for v, k in pairs if k is not None)
 
     def proximal(self, z: Any, step: Any) -> Any:
-        """argmin_v |v - z|^2 / (2 step) + penalty(v)."""
+        """argmin_v |v - z|^2 / (2 step) + penalty(v); step is a number, or a tree like z with one per coordinate."""
         if self.kinks is None:
             return z
         leaves, treedef = jax.tree.flatten(z)
-        pairs = zip(leaves, self.kinks, strict=True)
-        return treedef.unflatten([v if k is None else soft_threshold(v, k, step) for v, k in pairs])
+        same = len(jax.tree.leaves(step)) == 1 and jnp.ndim(jax.tree.leaves(step)[0]) == 0
+        steps = [jax.tree.leaves(step)[0]] * len(leaves) if same else treedef.flatten_up_to(step)
+        rows = zip(leaves, self.kinks, steps, strict=True)
+        return treedef.unflatten([v if k is None else soft_threshold(v, k, s) for v, k, s in rows])
 
 
-def objective_of(density: Density, data: Data, weights: Any = None, total: int | None = None) -> Objective:
+def objective_of(density: Density, data: Data, weights: Any = None, total: Any = None) -> Objective:
     """The loss -f(z) / N of a density on all examples, or its estimate from a batch.
 
     Args:
         density: f.
         data: all examples, or a batch of them.
         weights: one per example, as in `Density.mean_loss`.
-        total: N where `data` is a batch.
+        total: N where `data` is a batch; the sum of the weights where they count all examples.
     """
-    n = total or num_examples(data)
+    n = num_examples(data) if total is None else total
     counted = None if weights is None else n / jnp.sum(weights) * weights
 
     def smooth(z: Any) -> Any:

@@ -43,3 +43,24 @@ def trust_region_step(
     s = s * jnp.minimum(1.0, radius / jnp.maximum(jnp.linalg.norm(s), jnp.finfo(g.dtype).tiny))
     predicted = -(jnp.dot(g, s) + jnp.dot(values, s**2) / 2)
     return vectors @ s, predicted
+
+
+def shortened_newton_step(
+    matrix: Float[Array, "p p"], gradient: Float[Array, " p"], radius: Float[Array, ""]
+) -> tuple[Float[Array, " p"], Float[Array, ""], Float[Array, "p p"]]:
+    """-H^-1 g, shortened to the radius: for convex functions, at the price of one Cholesky factor.
+
+    Args:
+        matrix: H, positive semi-definite with a unit diagonal; raised by rounding where it is singular.
+        gradient: g.
+        radius: of the ball.
+
+    Returns:
+        step, the decrease that the model predicts, and the factor, lower triangular.
+    """
+    floor = len(gradient) * jnp.finfo(gradient.dtype).eps
+    root = jnp.linalg.cholesky(matrix + floor * jnp.eye(len(gradient), dtype=matrix.dtype))
+    half = jax.scipy.linalg.solve_triangular(root, gradient, lower=True)
+    step = -jax.scipy.linalg.solve_triangular(root, half, lower=True, trans=1)
+    step = step * jnp.minimum(1.0, radius / jnp.maximum(jnp.linalg.norm(step), jnp.finfo(step.dtype).tiny))
+    return step, -(jnp.dot(gradient, step) + jnp.dot(step, matrix @ step) / 2), root

@@ -106,7 +106,7 @@ def test_the_history_has_one_loss_per_step(fit, batch_size):
     assert np.all(np.isfinite(point.info.history))
     assert point.info.status is Status.STEPS_EXHAUSTED
     steps = 37 if batch_size is None else 37 * 6 / 24  # 24 examples are dealt into 4 batches of 6
-    assert steps <= point.info.num_gradients <= steps + 1 + 3 * 4
+    assert steps <= point.info.num_gradients <= steps + 3 + 3 * 4
 
 
 def test_the_loss_is_minus_the_mean_log_joint(fit, model, x64):
@@ -322,7 +322,11 @@ def test_a_restart_that_fails_is_counted_and_the_best_other_returned():
     point = jm.fit(KEY, model, data, jm.MAP(optax.adam(0.02), steps=400, restarts=6))
     lost = sum(status is Status.DIVERGED for status in point.info.members)
     assert 0 < lost < 6
-    assert point.info.notes == (f"{lost} of 6 restarts diverged and were left out.",)
+    kept = 6 - lost
+    assert point.info.notes == (
+        f"{lost} of 6 restarts diverged and were left out.",
+        f"1 distinct maximum among {kept} restarts; the best was reached by {kept}.",
+    )
     np.testing.assert_allclose(point.mode["w"], -2.0, atol=1e-2)
 
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxmap as jm
-from jaxmap.optimize import choose_solver
+from jaxmap.optimize import Task, choose_solver
 from jaxmap.optimize.trust_region import trust_region_step
 from tests import reference
 
@@ -126,20 +126,50 @@ def test_newton_steps_back_from_where_the_density_is_not_finite():
 
 
 def test_the_solver_is_chosen_by_the_problem_and_said():
-    for size, batch, expected in [
-        (3, None, "trust-region Newton (chosen for full batches and 3 parameters)"),
-        (200, None, "trust-region Newton (chosen for full batches and 200 parameters)"),
-        (201, None, "L-BFGS (chosen for full batches and 201 parameters)"),
-        (3, 10, "Adam, rate decaying from 0.01 (chosen for minibatches)"),
+    for task, expected in [
+        (Task(3), "trust-region Newton (chosen for full batches and 3 parameters)"),
+        (Task(200), "trust-region Newton (chosen for full batches and 200 parameters)"),
+        (Task(201), "L-BFGS (chosen for full batches and 201 parameters)"),
+        (Task(3, batch_size=10), "Adam, rate decaying from 0.01 (chosen for minibatches)"),
+        (Task(3, kinked=True), "proximal Newton (chosen for full batches, 3 parameters and an L1 prior)"),
+        (Task(1500, kinked=True), "proximal Newton (chosen for full batches, 1500 parameters and an L1 prior)"),
+        (
+            Task(1501, kinked=True),
+            "accelerated proximal gradients (chosen for full batches, 1501 parameters and an L1 prior)",
+        ),
     ]:
-        assert choose_solver(None, size, batch, None)[1] == expected
+        assert choose_solver(None, task)[1] == expected
+
+
+def test_a_dear_hessian_is_kept_by_secants_unless_members_share_a_program():
+    """Under vmap both branches of a choice are computed, so that laziness would save nothing."""
+    dear = Task(100, num_examples=1000)
+    for solver in (None, jm.Newton(), jm.ProximalNewton()):
+        assert choose_solver(solver, dear)[0].lazy
+        assert not choose_solver(solver, Task(100, num_examples=999))[0].lazy
+        assert not choose_solver(solver, Task(100, num_examples=1000, members=2))[0].lazy
+    assert not choose_solver(jm.Newton(lazy=False), dear)[0].lazy
+    assert choose_solver(jm.Newton(lazy=True), Task(1))[0].lazy
+
+
+@pytest.mark.parametrize("solver", [jm.LBFGS(), jm.Newton(), jm.NewtonCG()])
+def test_a_smooth_solver_is_refused_beside_an_l1_prior(solver):
+    with pytest.raises(ValueError, match="Expected a proximal solver for an L1 prior"):
+        choose_solver(solver, Task(3, kinked=True))
+
+
+def test_an_unknown_curvature_is_refused(unchecked):
+    with pytest.raises(ValueError, match="Expected curvature='exact', 'ggn' or None; got 'fisher'"):
+        jm.Newton(curvature="fisher")
 
 
 def test_a_limit_on_the_steps_reaches_every_solver():
-    for solver in (None, jm.Newton(), jm.LBFGS(memory=4), optax.sgd(0.1)):
-        chosen, _ = choose_solver(solver, 3, None, 17)
+    task = Task(3, steps=17)
+    proximal = (jm.ProximalNewton(), jm.ProximalGradient())
+    for solver in (None, jm.Newton(), jm.LBFGS(memory=4), jm.NewtonCG(), optax.sgd(0.1), *proximal):
+        chosen, _ = choose_solver(solver, task)
         assert chosen.steps == 17
-    assert choose_solver(jm.LBFGS(memory=4, tolerance=1e-3), 3, None, 17)[0] == jm.LBFGS(17, 1e-3, 4)
+    assert choose_solver(jm.LBFGS(memory=4, tolerance=1e-3), task)[0] == jm.LBFGS(17, 1e-3, 4)
 
 
 @pytest.mark.parametrize(
@@ -152,19 +182,25 @@ def test_a_limit_on_the_steps_reaches_every_solver():
         (optax.MultiSteps(optax.adam(1e-3), 4), "MultiSteps"),
         (jm.LBFGS(), "L-BFGS"),
         (jm.Newton(), "trust-region Newton"),
+        (jm.Newton(curvature="ggn"), "Levenberg-Marquardt (Gauss-Newton)"),
+        (jm.NewtonCG(), "trust-region Newton-CG"),
+        (jm.ProximalNewton(), "proximal Newton"),
+        (jm.ProximalGradient(), "accelerated proximal gradients"),
     ],
 )
 def test_a_given_solver_is_described(solver, name):
-    assert name in choose_solver(solver, 3, None, None)[1]
+    assert name in choose_solver(solver, Task(3))[1]
 
 
 @pytest.mark.parametrize("solver", ["adam", 1e-3, optax.adam, jm.LBFGS, object()])
 def test_what_is_not_a_solver_is_refused(solver, unchecked):
     with pytest.raises(TypeError, match=r"Expected an optax transformation, jm\.LBFGS"):
-        choose_solver(solver, 3, None, None)
+        choose_solver(solver, Task(3))
 
 
-@pytest.mark.parametrize("solver", [jm.LBFGS(), jm.Newton()])
+@pytest.mark.parametrize(
+    "solver", [jm.LBFGS(), jm.Newton(), jm.NewtonCG(), jm.ProximalNewton(), jm.ProximalGradient()], ids=lambda s: s.name
+)
 def test_a_deterministic_solver_refuses_minibatches(solver):
     with pytest.raises(ValueError, match="Expected a stochastic solver for batch_size=8"):
-        choose_solver(solver, 3, 8, None)
+        choose_solver(solver, Task(3, batch_size=8))

@@ -1,0 +1,424 @@
+"""Paths: each strength's fit is what a single fit finds, scored as a slow loop by hand scores it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import optax
+import pytest
+from sklearn.linear_model import ElasticNet, Lasso, LogisticRegression
+
+import jaxmap as jm
+from jaxmap import Status
+from jaxmap.infer.problem import named_key
+from jaxmap.trees import has_tracers
+from tests import reference
+from tests.cases import flat
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(3)
+N, P, NOISE = 40, 4, 0.5
+X = RNG.normal(size=(N, P))
+X[:, 3] = X[:, 0] + 0.3 * RNG.normal(size=N)
+Y = X @ [1.0, -2.0, 0.0, 0.3] + NOISE * RNG.normal(size=N)
+LABELS = (RNG.random(N) < 1 / (1 + np.exp(-2 * X[:, 0] + X[:, 1]))).astype(int)
+CURVE = np.linspace(-2.0, 2.0, 24)[:, None], np.sin(3 * np.linspace(-2.0, 2.0, 24)) + 0.1 * RNG.normal(size=24)
+
+LINEAR = (lambda key: np.zeros(P), lambda b, x: x @ b)
+STRENGTHS = np.array([20.0, 0.1, 2.0])
+
+
+def tanh_units(start=None):
+    """Three hidden units; drawn afresh from a key, or begun where another fit ended."""
+
+    def init(key):
+        if start is not None:
+            return start
+        one, two = jax.random.split(key)
+        return {"in": jax.random.normal(one, (2, 3)), "out": jax.random.normal(two, (3,))}
+
+    return init, lambda p, x: jnp.tanh(x @ p["in"][:1] + p["in"][1:]) @ p["out"]
+
+
+def network(strength, start=None):
+    return jm.supervised(tanh_units(start), jm.Gaussian(0.1), jm.weight_decay(strength))
+
+
+def noisy(strength):
+    """The strength is the noise: only the likelihood depends on it."""
+    return jm.supervised(LINEAR, lambda outputs: dist.Normal(outputs, strength), jm.weight_decay(1.0))
+
+
+BUILDS = {
+    "ridge": (lambda s: jm.supervised(LINEAR, jm.Gaussian(NOISE), jm.weight_decay(s)), (X, Y)),
+    "lasso": (lambda s: jm.supervised(LINEAR, jm.Gaussian(NOISE), jm.l1(s)), (X, Y)),
+    "elastic net": (lambda s: jm.supervised(LINEAR, jm.Gaussian(NOISE), jm.elastic_net(s, 0.5 * s)), (X, Y)),
+    "ridge logistic": (lambda s: jm.supervised(LINEAR, jm.Bernoulli(), jm.weight_decay(s)), (X, LABELS)),
+    "noise": (noisy, (X, Y)),
+    "tanh units": (network, CURVE),
+}
+
+
+@functools.cache
+def path_of(name, select=None, precision="float64"):
+    """The path of a build, computed once for all tests."""
+    build, data = BUILDS[name]
+    strengths = np.geomspace(100.0, 0.01, 9) if name == "tanh units" else STRENGTHS
+    return jm.path(KEY, build, data, strengths, precision=precision, select=select, folds=4)
+
+
+def fit_of(name, strength, precision="float64", method=jm.MAP()):
+    build, data = BUILDS[name]
+    return jm.fit(KEY, build(strength), data, method, precision=precision)
+
+
+# Each strength.
+
+
+@pytest.mark.parametrize("name", ["ridge", "elastic net", "ridge logistic", "noise"])
+def test_a_path_is_a_fit_per_strength(name):
+    path = path_of(name)
+    np.testing.assert_array_equal(path.strengths, STRENGTHS)
+    for k in (0, 1):
+        alone, point = fit_of(name, STRENGTHS[k]), path[k]
+        np.testing.assert_allclose(point.mode, alone.mode, atol=1e-7)
+        assert point.info.status is alone.info.status is path.statuses[k] is Status.CONVERGED
+        for term in ("log_likelihood", "log_prior", "log_joint"):
+            np.testing.assert_allclose(getattr(point.info, term), getattr(alone.info, term), rtol=1e-9)
+        assert point.info.target == alone.info.target
+    assert path.info.status is Status.CONVERGED
+    np.testing.assert_allclose(path.log_joint, [point.info.log_joint for point in path])
+
+
+def test_ridge_in_closed_form():
+    expected = [np.linalg.solve(X.T @ X / NOISE**2 + s * np.eye(P), X.T @ Y / NOISE**2) for s in STRENGTHS]
+    np.testing.assert_allclose(path_of("ridge").modes, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["lasso", "elastic net"])
+def test_scikit_learn_finds_the_same_coefficients_and_zeros(name):
+    path, scale = path_of(name), NOISE**2 / N
+    for k, strength in enumerate(STRENGTHS):
+        alpha = strength * scale
+        if name == "lasso":
+            slow = Lasso(alpha, fit_intercept=False, tol=1e-14, max_iter=100_000)
+        else:
+            slow = ElasticNet(1.5 * alpha, l1_ratio=2 / 3, fit_intercept=False, tol=1e-14, max_iter=100_000)
+        expected = slow.fit(X, Y).coef_
+        np.testing.assert_allclose(path.modes[k], expected, atol=1e-8)
+        np.testing.assert_array_equal(path.modes[k] == 0, expected == 0)
+        held = path.certificates[k].held
+        assert held == tuple(f"[{i}]" for i in np.flatnonzero(expected == 0))
+    counts = [row["nonzero"] for row in path.summary().rows]
+    assert counts == [int(np.count_nonzero(mode)) for mode in path.modes]
+    assert min(counts) < P == max(counts)
+
+
+def test_ridge_logistic_is_that_of_scikit_learn():
+    for strength, mode in zip(STRENGTHS, path_of("ridge logistic").modes, strict=True):
+        slow = LogisticRegression(C=1 / strength, fit_intercept=False, tol=1e-12, solver="newton-cholesky")
+        np.testing.assert_allclose(mode, slow.fit(X, LABELS).coef_[0], atol=1e-7)
+
+
+def test_each_strength_begins_where_the_stronger_one_ended():
+    """One fit after the other by hand finds the same modes; from the network's own start another one is found."""
+    path, start = path_of("tanh units"), None
+    for k in range(len(path) - 3, len(path)):
+        start = jax.tree.map(lambda leaf, k=k: leaf[k - 1], path.modes)
+        by_hand = jm.fit(KEY, network(path.strengths[k], start), CURVE, jm.MAP(), precision="float64")
+        np.testing.assert_allclose(flat(path[k].mode), flat(by_hand.mode), rtol=1e-5, atol=1e-6)
+    cold = fit_of("tanh units", path.strengths[-1])
+    assert abs(cold.info.log_joint - path.log_joint[-1]) > 0.1
+
+
+@pytest.mark.parametrize("name", ["ridge logistic", "lasso"])
+def test_single_precision_finds_the_same(name):
+    single, double = path_of(name, precision="float32"), path_of(name)
+    assert jax.tree.leaves(single.modes)[0].dtype == jnp.float32
+    np.testing.assert_allclose(single.modes, double.modes, atol=1e-4)
+    np.testing.assert_array_equal(single.modes == 0, double.modes == 0)
+    assert single.statuses == double.statuses
+    np.testing.assert_allclose(single.log_joint, double.log_joint, rtol=1e-6)
+
+
+def test_the_order_of_the_strengths_is_the_users():
+    build, data = BUILDS["ridge"]
+    order = [2, 0, 1]
+    path = jm.path(KEY, build, data, STRENGTHS[order].tolist(), precision="float64")
+    np.testing.assert_array_equal(path.strengths, STRENGTHS[order])
+    np.testing.assert_array_equal(path.modes, path_of("ridge").modes[order])
+
+
+def test_one_strength_is_a_path_too():
+    build, data = BUILDS["ridge"]
+    path = jm.path(KEY, build, data, [2.0], precision="float64", select="evidence")
+    assert len(path) == 1
+    np.testing.assert_allclose(path.modes[0], path_of("ridge").modes[2], atol=1e-10)
+    assert path.best_strength == 2.0
+
+
+def test_equal_strengths_have_equal_fits():
+    build, data = BUILDS["ridge"]
+    path = jm.path(KEY, build, data, [2.0, 0.1, 2.0], precision="float64")
+    np.testing.assert_allclose(path.modes[0], path.modes[2], atol=1e-12)
+
+
+# What a person is told.
+
+
+def test_a_separable_problem_is_certified_only_where_its_prior_holds_it():
+    x, y = np.linspace(-1.0, 1.0, 20)[:, None], np.repeat([0, 1], 10)
+
+    def build(strength):
+        return jm.supervised((lambda key: np.zeros(1), lambda b, x: x @ b), jm.Bernoulli(), jm.l1(strength))
+
+    path = jm.path(KEY, build, (x, y), [1e-12, 0.01, 100.0], precision="float64")
+    assert path.statuses[0] is not Status.CONVERGED
+    assert path.statuses[1:] == (Status.CONVERGED, Status.CONVERGED)
+    assert path.info.status is path.statuses[0]
+    assert path.info.members == path.statuses
+    assert repr(path) == "Path(3 strengths, 2 certified)"
+    assert [row["status"] for row in path.summary().rows] == [status.name for status in path.statuses]
+    assert path.certificates[2].held == ("[0]",)
+
+
+def test_a_flat_direction_is_named_at_every_strength():
+    def build(strength):
+        apply = lambda p, x: p["both"][0] + p["both"][1] + p["slope"] * x
+        init = lambda key: {"both": np.zeros(2), "slope": np.zeros(())}
+        return jm.supervised((init, apply), jm.Gaussian(1.0), jm.Prior({"both": jm.flat, "slope": jm.weight_decay(strength)}))
+
+    path = jm.path(KEY, build, (X[:, 0], Y), [0.1, 1.0], precision="float64")
+    assert path.statuses == (Status.NOT_A_MAXIMUM,) * 2
+    for certificate in path.certificates:
+        assert certificate.flat == ("both[0]", "both[1]")
+
+
+def test_the_last_point_of_a_walk_that_is_too_short_is_not_certified():
+    build, data = BUILDS["ridge logistic"]
+    path = jm.path(KEY, build, data, [0.01], jm.MAP(steps=1), precision="float64")
+    assert path.statuses == (Status.STEPS_EXHAUSTED,)
+    assert jm.path(KEY, build, data, [0.01], precision="float64").statuses == (Status.CONVERGED,)
+
+
+def test_the_table_has_a_row_per_strength():
+    path = path_of("lasso", "cv")
+    table = path.summary()
+    assert [float(row["strength"]) for row in table.rows] == STRENGTHS.tolist()
+    for name, values in (("score", path.scores), ("se", path.scores_se), ("log_likelihood", path.log_likelihood)):
+        assert [row[name] for row in table.rows] == values.tolist()
+    assert f"highest score at strength {path.best_strength:g}" in str(path) == str(table)
+
+
+# One of them.
+
+
+def test_a_member_is_a_point(tmp_path):
+    path, build = path_of("ridge logistic"), BUILDS["ridge logistic"][0]
+    point, alone = path[1], fit_of("ridge logistic", STRENGTHS[1])
+    for row, expected in zip(point.summary().rows, alone.summary().rows, strict=True):
+        assert row == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert "Strength 0.1, from a path of 3." in str(point.summary())
+    loaded = jm.load(point.save(tmp_path / "point"))
+    np.testing.assert_array_equal(loaded.mode, point.mode)
+    assert loaded.info.certificate == path.certificates[1]
+    model = build(STRENGTHS[1])
+    means = jm.predict(KEY, model, point, X[:3]).mean
+    np.testing.assert_allclose(means, 1 / (1 + np.exp(-X[:3] @ point.mode)), rtol=1e-6)
+    around = jm.fit(KEY, model, (X, LABELS), jm.Laplace(point), precision="float64")
+    np.testing.assert_allclose(around.mode, point.mode, atol=1e-7)
+
+
+def test_members_are_counted_as_a_sequence_counts():
+    path = path_of("ridge")
+    assert len(path) == 3
+    assert len(list(path)) == 3
+    np.testing.assert_array_equal(path[-1].mode, path[2].mode)
+    np.testing.assert_array_equal(path[np.int64(1)].mode, path.modes[1])
+    with pytest.raises(IndexError):
+        path[3]
+
+
+# Selection.
+
+
+def folds_of(count):
+    """The parts of the data, as `path` deals them."""
+    part = np.empty(N, int)
+    part[np.asarray(jax.random.permutation(named_key(KEY, "path"), N))] = np.arange(N) % count
+    return part
+
+
+def by_hand(fit, log_likelihood, folds):
+    """Mean held-out log-likelihood and its standard error, per strength, by loops.
+
+    A fold's fit keeps the strength per example: it maximises log_prior + N / n sum(log_likelihood) over its n rows.
+    """
+    part, means, errors = folds_of(folds), [], []
+    for strength in STRENGTHS:
+        each = []
+        for fold in range(folds):
+            out = part == fold
+            b = fit(X[~out], ~out, strength * np.sum(~out) / N)
+            each.append(np.mean(log_likelihood(X[out] @ b, out)))
+        counts = np.bincount(part)
+        means.append(np.average(each, weights=counts))
+        errors.append(np.sqrt(np.average((each - means[-1]) ** 2, weights=counts) / (folds - 1)))
+    return means, errors
+
+
+def normal_log_density(means, rows):
+    return -0.5 * ((Y[rows] - means) / NOISE) ** 2 - np.log(NOISE) - 0.5 * np.log(2 * np.pi)
+
+
+def check_scores(path, scores):
+    means, errors = scores
+    np.testing.assert_allclose(path.scores, means, rtol=1e-6)
+    np.testing.assert_allclose(path.scores_se, errors, rtol=1e-5)
+    assert path.best_index == np.argmax(means)
+    assert path.best_strength == STRENGTHS[np.argmax(means)]
+    np.testing.assert_array_equal(path.best.mode, path[path.best_index].mode)
+
+
+def test_cross_validation_of_ridge_by_hand():
+    def fit(x, rows, strength):
+        return np.linalg.solve(x.T @ x / NOISE**2 + strength * np.eye(P), x.T @ Y[rows] / NOISE**2)
+
+    check_scores(path_of("ridge", "cv"), by_hand(fit, normal_log_density, 4))
+
+
+def test_cross_validation_of_a_lasso_by_scikit_learn():
+    def fit(x, rows, strength):
+        alpha = strength * NOISE**2 / len(x)
+        return Lasso(alpha, fit_intercept=False, tol=1e-14, max_iter=100_000).fit(x, Y[rows]).coef_
+
+    check_scores(path_of("lasso", "cv"), by_hand(fit, normal_log_density, 4))
+
+
+def test_cross_validation_of_a_logistic_regression_by_scikit_learn():
+    def fit(x, rows, strength):
+        slow = LogisticRegression(C=1 / strength, fit_intercept=False, tol=1e-12, solver="newton-cholesky")
+        return slow.fit(x, LABELS[rows]).coef_[0]
+
+    def log_likelihood(logits, rows):
+        return -np.logaddexp(0.0, np.where(LABELS[rows] == 1, -logits, logits))
+
+    check_scores(path_of("ridge logistic", "cv"), by_hand(fit, log_likelihood, 4))
+
+
+def test_a_selection_leaves_the_fits_alone():
+    np.testing.assert_array_equal(path_of("ridge", "cv").modes, path_of("ridge").modes)
+
+
+def test_the_evidence_of_ridge_in_closed_form():
+    path = path_of("ridge", "evidence")
+    exact = [reference.linear_gaussian(X, Y, np.zeros(P), np.eye(P) / s, NOISE).log_evidence for s in STRENGTHS]
+    np.testing.assert_allclose(path.scores, exact, rtol=1e-10)
+    assert path.scores_se is None
+    assert path.best_strength == STRENGTHS[np.argmax(exact)]
+
+
+def test_the_evidence_is_that_of_laplace():
+    path = path_of("ridge logistic", "evidence")
+    for k in (0, 1):
+        gaussian = fit_of("ridge logistic", STRENGTHS[k], method=jm.Laplace())
+        np.testing.assert_allclose(path.scores[k], gaussian.log_evidence, rtol=1e-8)
+
+
+# One program.
+
+
+def counted(likelihood=jm.Gaussian(NOISE)):
+    """A build that counts how often it is traced: it is then called with a tracer."""
+    calls = []
+
+    def build(strength):
+        calls.append(has_tracers(strength))
+        return jm.supervised(LINEAR, likelihood, jm.weight_decay(strength))
+
+    return build, lambda: sum(calls)
+
+
+@pytest.mark.parametrize("select", [None, "cv"])
+def test_nothing_is_traced_again_for_the_same_build(select):
+    build, traces = counted()
+    options = dict(precision="float64", select=select, folds=3)
+    jm.path(KEY, build, (X, Y), STRENGTHS, **options)
+    first = traces()
+    assert first > 0
+    again = jm.path(jax.random.key(7), build, (X + 0.1, Y), 2 * STRENGTHS, **options)
+    assert traces() == first, "new data of the same shape, new strengths, a new key"
+    jm.path(KEY, build, (X, Y), [1.0, 2.0], **options)
+    assert traces() > first, "another number of strengths"
+    expected = [np.linalg.solve((X + 0.1).T @ (X + 0.1) / NOISE**2 + s * np.eye(P), (X + 0.1).T @ Y / NOISE**2)
+                for s in 2 * STRENGTHS]  # fmt: skip
+    np.testing.assert_allclose(again.modes, expected, atol=1e-10)
+
+
+# What users get wrong.
+
+RIDGE = BUILDS["ridge"][0]
+
+
+def walk(build=RIDGE, strengths=STRENGTHS, data=(X, Y), method=jm.MAP(), key=KEY, **options):
+    return jm.path(key, build, data, strengths, method, **options)
+
+
+def compute_in_numpy(strength):
+    return RIDGE(np.log1p(strength))
+
+
+MISTAKES = {
+    "a number for build": (lambda: walk(3.0), "Expected build to be a function"),
+    "a model for build": (lambda: walk(RIDGE(1.0)), "Expected build to be a function"),
+    "build returns nothing": (lambda: walk(lambda s: None), "to return a jm.Model; got NoneType"),
+    "build returns a prior": (lambda: walk(jm.weight_decay), "to return a jm.Model; got Prior"),
+    "float() of the strength": (lambda: walk(lambda s: RIDGE(float(s))), "Expected build"),
+    "a branch on the strength": (lambda: walk(lambda s: RIDGE(s if s > 1 else 1.0)), "Expected build"),
+    "numpy on the strength": (lambda: walk(compute_in_numpy), "Expected build"),
+    "zero": (lambda: walk(strengths=[0.0, 1.0]), "positive numbers; got"),
+    "negative": (lambda: walk(strengths=[1.0, -1.0]), "positive numbers; got"),
+    "NaN": (lambda: walk(strengths=[1.0, np.nan]), "positive numbers; got"),
+    "infinity": (lambda: walk(strengths=[np.inf]), "positive numbers; got"),
+    "no strengths": (lambda: walk(strengths=[]), "positive numbers; got"),
+    "a matrix of strengths": (lambda: walk(strengths=np.ones((2, 2))), "positive numbers; got"),
+    "one number": (lambda: walk(strengths=1.0), "positive numbers; got"),
+    "nothing for strengths": (lambda: walk(strengths=None), "positive numbers; got"),
+    "words for strengths": (lambda: walk(strengths=["weak", "strong"]), "positive numbers; got"),
+    "strengths of two lengths": (lambda: walk(strengths=[[1.0], [1.0, 2.0]]), "positive numbers; got"),
+    "complex strengths": (lambda: walk(strengths=[1.0 + 1j]), "positive numbers; got"),
+    "a generator of strengths": (lambda: walk(strengths=(s for s in (1.0, 2.0))), "positive numbers; got"),
+    "traced strengths": (lambda: jax.jit(lambda s: walk(strengths=s).modes)(np.ones(2)), "Expected"),
+    "traced data": (lambda: jax.jit(lambda x: walk(data=(x, Y)).modes)(X), "Expected jm.path to run on the host"),
+    "a traced key": (lambda: jax.jit(lambda key: walk(key=key).modes)(KEY), "Expected jm.path to run on the host"),
+    "a seed for the key": (lambda: walk(key=0), "Expected a key such as"),
+    "MLE": (lambda: walk(method=jm.MLE()), r"Expected jm.MAP\(...\) as the method of a path; got MLE"),
+    "Laplace": (lambda: walk(method=jm.Laplace()), r"Expected jm.MAP\(...\) as the method of a path; got Laplace"),
+    "the class": (lambda: walk(method=jm.MAP), r"Expected jm.MAP\(...\)"),
+    "a solver for the method": (lambda: walk(method=jm.Newton()), r"Expected jm.MAP\(...\)"),
+    "optax": (lambda: walk(method=jm.MAP(optax.adam(0.1))), "Expected a deterministic solver"),
+    "restarts": (lambda: walk(method=jm.MAP(restarts=2)), "one start for a path"),
+    "minibatches": (lambda: walk(method=jm.MAP(batch_size=8)), "Expected full batches"),
+    "an unknown selection": (lambda: walk(select="loo"), "Expected select='cv', 'evidence' or None; got 'loo'"),
+    "a list of selections": (lambda: walk(select=["cv"]), "Expected select="),
+    "one fold": (lambda: walk(select="cv", folds=1), "Expected folds"),
+    "half a fold": (lambda: walk(select="cv", folds=2.5), "Expected folds"),
+    "more folds than examples": (lambda: walk(select="cv", folds=N + 1), "Expected"),
+    "the evidence of a kink": (lambda: walk(BUILDS["lasso"][0], select="evidence"), "Expected a smooth prior"),
+    "another precision": (lambda: walk(precision="float16"), "Expected precision="),
+    "no data": (lambda: walk(data=None), "log_likelihood that accepts this data"),
+    "lengths differ": (lambda: walk(data=(X, Y[1:])), "different lengths: x has 40, y has 39"),
+    "the best of no selection": (lambda: path_of("ridge").best, r"Use jm.path\(..., select='cv'\)"),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_refused_in_words(mistake):
+    make, words = MISTAKES[mistake]
+    with pytest.raises((TypeError, ValueError), match=words) as raised:
+        make()
+    assert str(raised.value).startswith("Expected")
+    assert not isinstance(raised.value, jax.errors.JAXTypeError)
