@@ -60,14 +60,12 @@ def as_drawn(job: Job) -> Job:
     """The bootstrap with the resamples that `jm.Bootstrap` draws from the key, to check its refits one by one."""
     import jax
 
-    from jaxmap.infer.bootstrap import RESAMPLE
+    from jaxmap.infer.bootstrap import RESAMPLE, resampled
     from jaxmap.infer.problem import named_key
 
-    n = len(job.y)
     with jax.enable_x64(True):
         key = jax.random.fold_in(named_key(jax.random.key(0), "fit"), RESAMPLE)
-        rows = np.asarray(jax.random.randint(key, (len(job), n), 0, n))
-    weights = np.stack([np.bincount(row, minlength=n) for row in rows]).astype(float)
+        weights = np.asarray(resampled(key, len(job.y), len(job)), float)
     return replace(job, weights=weights, best=np.array(ridge_bests(job.x, job.y, job.strengths, weights)))
 
 

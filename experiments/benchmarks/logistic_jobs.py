@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit, xlogy
+from threadpoolctl import threadpool_limits
 
 SEED = 20260101
 GOOD = 1e-9
@@ -66,7 +67,8 @@ def make_job(name: str, scale: float = 1.0) -> Job:
         name, largest * np.geomspace(1.0, 1e-3, count)
     )
     weights = rng.multinomial(n, np.full(n, 1 / n), size=len(strengths)).astype(float) if name == "bootstrap" else None
-    best = l1_bests(x, y, strengths) if name == "l1_path" else ridge_bests(x, y, strengths, weights)
+    with threadpool_limits(1):  # more threads would only wait for each other where the processors are busy
+        best = l1_bests(x, y, strengths) if name == "l1_path" else ridge_bests(x, y, strengths, weights)
     return Job(name, x, y, name == "l1_path", strengths, weights, np.array(best))
 
 

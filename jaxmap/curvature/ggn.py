@@ -28,7 +28,8 @@ def ggn(
     *,
     weights: Any = None,
     exact: bool = False,
-) -> Float[Array, "p p"]:
+    diagonal: bool = False,
+) -> Float[Array, "p p"] | Float[Array, " p"]:
     """Sum J' L J over the examples: the curvature of the negative log-likelihood with the network linearised.
 
     J is the Jacobian of u = (network outputs, learned likelihood parameters) with respect to z, L the Fisher
@@ -42,9 +43,10 @@ def ggn(
         data: (x, y).
         weights: how often each example counts; once if left out.
         exact: take the Hessian in u as it is for L. Where u is affine in z, the matrix is then the exact Hessian in z.
+        diagonal: only the diagonal, without forming the matrix.
 
     Returns:
-        matrix: in ravel order; positive semi-definite unless `exact`.
+        matrix: in ravel order; positive semi-definite unless `exact`; or its diagonal.
     """
     flat, unravel = ravel_pytree(z)
 
@@ -58,11 +60,13 @@ def ggn(
     curvature = _exact_curvature if exact else _output_curvature
     size = num_examples(data)
 
-    def part(batch: Data, counted: Float[Array, " chunk"]) -> Float[Array, "p p"]:
+    def part(batch: Data, counted: Float[Array, " chunk"]) -> Array:
         (x, y), given = batch
         jacobian = jax.vmap(lambda example: jax.jacrev(one)(flat, example))(x)
         middle = jax.vmap(lambda example, target: curvature(emission, *shaped(flat, example), target))(x, y)
         middle = middle * (counted if given is None else counted * given).astype(flat.dtype)[:, None, None]
+        if diagonal:
+            return jnp.einsum("nkp,nkl,nlp->p", jacobian, middle, jacobian)
         if jacobian.size * width * flat.size <= PAIRS_NUMBERS:
             # Pairs of columns first: for a linear model they do not depend on z, and members of a vmap share them.
             pairs = jnp.einsum("nkp,nlq->nklpq", jacobian, jacobian)
@@ -73,7 +77,7 @@ def ggn(
     width = jax.eval_shape(one, flat, jax.tree.map(lambda leaf: leaf[0], data[0])).size
     chunk = max(1, JACOBIAN_NUMBERS // (width * flat.size))
     total = sum_over_examples(part, (data, weights), min(chunk, size))
-    return (total + total.T) / 2
+    return total if diagonal else (total + total.T) / 2
 
 
 def ggn_kind(emission: Callable[[Any, Any], Any], made: Any, values: Any) -> str:

@@ -118,7 +118,7 @@ def _refuse_overflow(given: np.ndarray, kept: np.ndarray, where: str) -> None:
     """Numbers that the device's dtype cannot hold would wrap around or become infinite in silence."""
     if given.dtype.kind in "iu" and given.dtype != kept.dtype and np.any(given != kept):
         raise ValueError(f"Expected integers in {where} that fit into {kept.dtype}; got larger ones. Use floats.")
-    if kept.dtype.kind == "f" and not np.all(np.isfinite(kept)):
+    if kept.dtype.kind == "f" and kept.dtype != given.dtype and not np.all(np.isfinite(kept)):
         raise ValueError(f"Expected numbers in {where} that fit into {kept.dtype}; got larger ones. Rescale them.")
 
 

@@ -79,7 +79,7 @@ class Path:
     def __len__(self) -> int:
         return len(self.strengths)
 
-    def __getitem__(self, index: int) -> Point:
+    def __getitem__(self, index: Any) -> Point:
         """The fit of one strength, as `fit` would return it."""
         if isinstance(index, bool) or not isinstance(index, int | np.integer):
             raise TypeError(f"Expected the index of one strength; got {index!r}. Use a loop for several.")

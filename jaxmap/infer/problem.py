@@ -69,7 +69,7 @@ class Problem:
         """N."""
         return num_examples(self.data)
 
-    @property
+    @functools.cached_property
     def num_params(self) -> int:
         """P, the number of unconstrained dimensions."""
         shapes = jax.eval_shape(self.model.space.unconstrain, self.model.start)

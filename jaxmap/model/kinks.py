@@ -16,7 +16,6 @@ from numpyro.distributions import (
     Independent,
     Laplace,
     Normal,
-    TruncatedNormal,
     constraints,
 )
 from numpyro.distributions.util import promote_shapes
@@ -50,10 +49,18 @@ class ElasticNet(Distribution):
         super().__init__(batch_shape=shape, validate_args=validate_args)
 
     def sample(self, key: Key, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Draw a sign and the tail of a Gaussian centred at -l1 / l2."""
+        """Draw a sign, and a size t / sqrt(l2) whose tail Phi(-(a + t)) / Phi(-a) is uniform, solved for t by Newton."""
         of_sign, of_size = jax.random.split(key)
-        size = TruncatedNormal(-self.l1 / self.l2, self.l2**-0.5, low=0.0).sample(of_size, sample_shape)
-        return jax.random.rademacher(of_sign, size.shape, size.dtype) * size
+        shape = sample_shape + self.batch_shape
+        dtype = jnp.result_type(float)
+        target = jnp.log(jax.random.uniform(of_size, shape, dtype, minval=jnp.finfo(dtype).tiny))
+        a = jnp.broadcast_to(self.l1 / jnp.sqrt(self.l2), shape)
+        t = jnp.sqrt(a**2 - 2 * target) - a
+        for _ in range(6):
+            tail = log_ndtr(-(a + t))
+            hazard = jnp.exp(-((a + t) ** 2) / 2 - 0.5 * jnp.log(2 * jnp.pi) - tail)
+            t = jnp.maximum(t + (tail - log_ndtr(-a) - target) / hazard, 0.0)
+        return jax.random.rademacher(of_sign, shape, dtype) * t / jnp.sqrt(self.l2)
 
     def log_prob(self, value: Any) -> Array:
         """The normalised log density."""
@@ -63,7 +70,9 @@ class ElasticNet(Distribution):
         """Log Z."""
         ratio = self.l1 / jnp.sqrt(self.l2)
         far = jnp.maximum(ratio, 10.0)  # exp(a^2 / 2) Phi(-a), without the cancellation
-        series = jnp.log1p(-(far**-2) + 3 * far**-4 - 15 * far**-6) - jnp.log(far) - 0.5 * jnp.log(2 * jnp.pi)
+        x = far**-2
+        inside = -x * (1 - 3 * x * (1 - 5 * x * (1 - 7 * x * (1 - 9 * x * (1 - 11 * x)))))
+        series = jnp.log1p(inside) - jnp.log(far) - 0.5 * jnp.log(2 * jnp.pi)
         near = jnp.minimum(ratio, 10.0)
         tail = jnp.where(ratio > 10.0, series, near**2 / 2 + log_ndtr(-near))
         return jnp.log(2.0) + 0.5 * jnp.log(2 * jnp.pi / self.l2) + tail

@@ -110,7 +110,7 @@ def elastic_net(
 
 
 def _is_zero(strength: Any) -> bool:
-    return not isinstance(strength, jax.core.Tracer) and strength == 0
+    return not isinstance(strength, jax.core.Tracer) and bool(strength == 0)
 
 
 def _check(strength: Any, name: str) -> None:

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxmap.curvature import SingularCurvatureError, negative_hessian, scaled_spectrum, sum_over_examples
+from jaxmap.curvature import (
+    SingularCurvatureError,
+    ggn,
+    is_concave,
+    negative_hessian,
+    scaled_spectrum,
+    sum_over_examples,
+    unconstrained_outputs,
+)
 from jaxmap.curvature.factor import FLAT, flat_paths
 from jaxmap.model import Density, is_real
 from jaxmap.optimize.krylov import decrement as decrement_by_products
@@ -38,6 +46,9 @@ DECREMENT = 1e-2
 """Distance to the maximum, in posterior standard deviations, below which a point counts as the maximum."""
 
 EXAMPLES_AT_A_TIME = 16384
+
+STRICTLY = 1 - 1e-6
+"""A kink holds a coordinate whose gradient is smaller than its weight; at equality the curvature decides."""
 
 NUMBERS_AT_A_TIME = 2**24
 """Examples x parameters that are summed in one piece."""
@@ -74,7 +85,7 @@ def slope_at(density: Density, z: Any, data: Data) -> Slope:
         flat, unravel = ravel_pytree(z)
         weights, centers = flat_kinks(density.kinks(z), z)
         kinked = (weights > 0) & (flat == centers)
-        held = kinked & (jnp.abs(gradient) <= weights)
+        held = kinked & (jnp.abs(gradient) < STRICTLY * weights)
         outward = jnp.sign(gradient) * jnp.maximum(jnp.abs(gradient) - weights, 0.0)
         residual = jnp.where(kinked, outward, gradient - weights * jnp.sign(flat - centers))
         value = likelihood + smooth - jnp.sum(weights * jnp.abs(flat - centers))
@@ -93,7 +104,8 @@ def certify(
     (the distance to the maximum in posterior standard deviations) below 0.01 plus what the rounding of z itself moves
     and never above 0.1, and a density that falls as the curvature says a tenth of a standard deviation away. Coordinates
     at the kink of an L1 prior are held there by the subgradient condition |g| <= weight; the rest is asked of the
-    others. Beyond 1500 parameters the curvature is known by Hessian-vector products alone: conjugate gradients for the
+    others. A density that is known to be strongly concave needs no Hessian: the precision of its prior bounds all
+    curvature from below, and with it the distance to the one maximum. Beyond 1500 parameters the curvature is known by Hessian-vector products alone: conjugate gradients for the
     decrement, Lanczos iterations for its smallest eigenvalue, which must have settled.
 
     Args:
@@ -115,12 +127,31 @@ def certify(
         return Certificate(relative, 0.0, held=held_paths), Status.CONVERGED
     if held.size - held.sum() > DENSE_UP_TO:
         return _by_products(density, z, data, slope, resolution)
+    if is_concave(density, data, strongly=True) and not held.any():
+        bound = _bound(density, z, data, slope)
+        if near(bound.decrement or 0.0, 0.0) is Status.CONVERGED:
+            return bound, Status.CONVERGED
     known = in_double(_program(density, "curvature", partial(negative_hessian, density)), z, data)
     matrix = np.asarray(known, np.float64)
     point = _Point(density, z, data, np.flatnonzero(~held))
     certificate, status = point.judge(np.asarray(slope.residual, np.float64), relative, matrix, resolution)
     certificate = replace(certificate, held=held_paths)
     return point.walk(matrix, slope, certificate) if status is Status.CONVERGED else (certificate, status)
+
+
+def _bound(density: Density, z: Any, data: Data, slope: Slope) -> Certificate:
+    """What the precision of the prior says about a strongly concave density, without a Hessian."""
+
+    def evaluate(z: Any, data: Data) -> Any:
+        of_prior = jax.grad(lambda v: -density.smooth_log_prior(v))
+        precision = jax.jvp(of_prior, (z,), (jax.tree.map(jnp.ones_like, z),))[1]  # separable: this is the diagonal
+        outputs, emission = unconstrained_outputs(density.model), density.model.emission
+        return ravel_pytree(precision)[0], ggn(outputs, emission, z, data, exact=True, diagonal=True)  # type: ignore[arg-type]
+
+    found = in_double(_program(density, "bound", evaluate), z, data)
+    precision, bends = (np.asarray(v, np.float64) for v in found)
+    decrement = float(np.linalg.norm(np.asarray(slope.residual, np.float64) / np.sqrt(precision)))
+    return Certificate(float(slope.relative), decrement, float(np.min(precision / (precision + bends))))
 
 
 class Spectrum(NamedTuple):

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxmap.curvature import is_concave, negative_hessian
 from jaxmap.curvature.factor import FLAT
 from jaxmap.model import Density, weighted_sum
-from jaxmap.optimize.certificate import DECREMENT, GRADIENT_WORTH_A_HESSIAN, Spectrum, near
+from jaxmap.optimize.certificate import DECREMENT, GRADIENT_WORTH_A_HESSIAN, STRICTLY, Spectrum, near
 from jaxmap.optimize.objective import flat_kinks
 from jaxmap.optimize.solver import scaled_gradient
 from jaxmap.trees import take
@@ -68,7 +68,7 @@ def examine(density: Density, z: Any, data: Data, weights: Any = None, known: An
     likelihood, smooth, gradient = slope_at(z)
     w, centers = flat_kinks(density.kinks(z), z)
     kinked = (w > 0) & (flat == centers)
-    held = kinked & (jnp.abs(gradient) <= w)
+    held = kinked & (jnp.abs(gradient) < STRICTLY * w)
     outward = jnp.sign(gradient) * jnp.maximum(jnp.abs(gradient) - w, 0.0)
     residual = jnp.where(kinked, outward, gradient - w * jnp.sign(flat - centers))
     value = likelihood + smooth - jnp.sum(w * jnp.abs(flat - centers))
@@ -83,7 +83,12 @@ def examine(density: Density, z: Any, data: Data, weights: Any = None, known: An
         smallest, falls = jnp.min(precision / scale), jnp.asarray(True)
     else:
         matrix = negative_hessian(density, z, data, weights)
-        decrement, smallest, falls, scale = _dense(matrix, residual, held, lambda v: slope_at(unravel(flat + v))[2])
+        kinks = density.kinks(z)
+        everywhere = kinks is not None and all(kink is not None for kink in kinks)
+        # A concave density under L1 everywhere has a maximum, which positive curvature makes the only one.
+        exists = everywhere and is_concave(density, data)
+        slope = None if exists else lambda v: slope_at(unravel(flat + v))[2]
+        decrement, smallest, falls, scale = _dense(matrix, residual, held, slope)
     rounding = jnp.linalg.norm(jnp.abs(flat) * jnp.sqrt(scale))
     return Evidence(likelihood, prior, value, relative, held, decrement, smallest, falls, rounding)
 
@@ -104,11 +109,13 @@ def _dense(matrix: Any, residual: Any, held: Any, slope: Any) -> tuple[Any, Any,
     decrement = jnp.sqrt(jnp.sum(jnp.where(sound & own, along**2 / jnp.where(sound, values, 1.0), 0.0)))
     spectrum = Spectrum(jnp.where(sound, values, 1.0), vectors, along, sound & own)
     moves = jnp.stack([jnp.where(free, corner, 0.0) / scales for corner in spectrum.corners()])
+    if slope is None:
+        return decrement, values[0], jnp.asarray(True), scales**2
     here = slope(jnp.zeros_like(scales))
     ahead = jax.lax.map(lambda move: here - slope(move), moves)
     behind = jax.lax.map(lambda move: slope(-move) - here, moves)
-    falls = spectrum.borne_out(jnp.where(free, ahead / scales, 0.0)) & spectrum.borne_out(
-        jnp.where(free, behind / scales, 0.0)
+    falls = spectrum.borne_out(jnp.where(free[None], ahead / scales[None], 0.0)) & spectrum.borne_out(
+        jnp.where(free[None], behind / scales[None], 0.0)
     )
     return decrement, values[0], falls, scales**2
 

@@ -214,7 +214,8 @@ class _Climb:
 
     def finished(self, state: SolverState, codes: np.ndarray) -> bool:
         """True where no member would move."""
-        done = np.atleast_1d(np.asarray(self.solver.done(state)))
+        program = self._program("done", lambda state: jnp.asarray(self.solver.done(state)))
+        done = np.atleast_1d(np.asarray(program(state)))
         return bool(np.all(done | (codes == Status.DIVERGED.code)))
 
     def _chunk(
