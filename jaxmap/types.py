@@ -51,9 +51,9 @@ class Certificate:
         flat: paths of the parameters along which H is flat or negative.
         held: paths of the numbers that lie exactly at the kink of an L1 prior, where the subgradient holds them.
 
-    Where the density is known to be strongly concave (a generalised linear model with Gaussian priors), `decrement` may be
-    an upper and `smallest_curvature` a lower bound. Beyond 1500 free parameters `smallest_curvature` is relative to the
-    largest, unscaled.
+    Where the density is known to be strongly concave (a generalised linear model with Gaussian priors), `decrement`
+    may be an upper and `smallest_curvature` a lower bound. Beyond 1500 free parameters `smallest_curvature` is relative
+    to the largest, unscaled.
     """
 
     gradient: float

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 LINEAR = frozenset(
-    "add sub add_any neg reduce_sum broadcast_in_dim reshape squeeze expand_dims transpose concatenate slice "
-    "dynamic_slice gather pad copy copy_p rev split cumsum real convert_element_type".split()
+    {
+        *("add", "sub", "add_any", "neg", "reduce_sum", "cumsum", "broadcast_in_dim", "reshape", "squeeze"),
+        *("expand_dims", "transpose", "concatenate", "slice", "split", "pad", "rev", "copy", "copy_p"),
+    }
 )
 """Operations that are linear in all their operands together, as long as indices do not depend on them."""
 
@@ -22,8 +24,8 @@ CALLS = frozenset({"jit", "pjit", "closed_call", "remat2", "checkpoint"})
 def is_affine(function: Callable[..., Any], z: Any, *arguments: Any) -> bool:
     """True where the function is affine in z, for any value of the arguments.
 
-    Its program is read from z to the results: every operation that z reaches must be linear in it. What is not known to be
-    linear, a comparison, a rounding, a loop, counts as not linear, so that True is always right.
+    Its program is read from z to the results: every operation that z reaches must be linear in it. What is not known to
+    be linear, a comparison, a rounding, a loop, counts as not linear, so that True is always right.
 
     Args:
         function: (z, *arguments) -> pytree of arrays.

@@ -8,8 +8,8 @@ from jaxmap.types import Data
 def is_concave(density: Density, data: Data, *, strongly: bool = False) -> bool:
     """True where the log density is concave in the coordinates, whatever the data: its every peak is the only one.
 
-    The outputs are affine in the coordinates, the likelihood is concave in its outputs, the prior a Gaussian, a Laplace,
-    an elastic net or flat. True is always right; False may be ignorance.
+    The outputs are affine in the coordinates, the likelihood is concave in its outputs, the prior a Gaussian, a
+    Laplace, an elastic net or flat. True is always right; False may be ignorance.
 
     Args:
         density: the log density.

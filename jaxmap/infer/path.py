@@ -4,7 +4,7 @@ import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -179,7 +179,8 @@ def path(
         select: "cv", the mean log-likelihood of held-out examples in each of `folds` parts; "evidence", Laplace's log
             evidence (smooth priors only); None.
         folds: how many.
-        precision, progress: as for `fit`.
+        precision: as for `fit`.
+        progress: as for `fit`.
 
     Returns:
         path: `path.modes`, `path[k]`, `path.best`, `path.summary()`, `path.figure()`.
@@ -259,8 +260,8 @@ class _Walk:
                 return replace(self.density, model=self.build()(strength))
         except UNTRACEABLE as error:
             raise TypeError(
-                "Expected a build(strength) that jax can trace; got one that needs the number itself. Use jnp instead of "
-                "numpy, float() or `if` on the strength."
+                "Expected a build(strength) that jax can trace; got one that needs the number itself. Use jnp instead "
+                "of numpy, float() or `if` on the strength."
             ) from error
 
     def run(self, start: Any, strengths: Any, data: Data, weights: Any, held_out: Any) -> Stop:
@@ -277,7 +278,8 @@ class _Walk:
 
         def objective_at(strength: Any) -> tuple[Density, Any]:
             density = self.at(strength)
-            return density, objective_of(density, data, weights, None if weights is None else jnp.sum(weights))
+            total = None if weights is None else jnp.sum(weights)
+            return density, objective_of(density, data, weights, total)
 
         density, first = objective_at(strengths[0])
         state, begun = stop(density, first, self.solver.init(first, start))
@@ -365,7 +367,7 @@ TEMPLATES: weakref.WeakKeyDictionary[Any, Model] = weakref.WeakKeyDictionary()
 
 def _weak(build: Callable[[Any], Model]) -> Callable[[], Callable[[Any], Model]]:
     try:
-        return weakref.ref(build)
+        return cast(Any, weakref.ref(build))
     except TypeError:
         return lambda: build
 
@@ -409,6 +411,8 @@ def _numbers(strengths: Any) -> np.ndarray:
     Raises:
         TypeError, ValueError: anything but positive numbers.
     """
+    if not isinstance(strengths, list | tuple | np.ndarray | jax.Array):
+        raise TypeError(f"Expected strengths to be a sequence of positive numbers; got {strengths!r}.")
     if has_tracers(strengths):
         raise TypeError("Expected strengths on the host; got traced values (inside jit or vmap).")
     try:

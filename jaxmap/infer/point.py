@@ -1,7 +1,7 @@
 """Point estimates: MLE, MAP, Given."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -143,7 +143,7 @@ class MAP:
         able = isinstance(tried, Newton) and tried.curvature is None and model.outputs is not None and pair
         if not able or any(ended.info.status is Status.INTERRUPTED for ended in found.values()):
             return runs, found
-        solver = replace(tried, curvature="ggn", lazy=False)
+        solver: Any = replace(cast(Newton, tried), curvature="ggn", lazy=False)
         here = np.asarray(rows)
         budget = Budget(solver.steps, None, problem.progress)
         label = type(self).__name__
@@ -298,8 +298,8 @@ def tell_apart(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Count the distinct maxima among restarts, by what they say about each example.
 
-    Two ends are one maximum where the per-example log-likelihoods differ by less than 0.01 nats in the root mean square:
-    symmetric copies of a network count once.
+    Two ends are one maximum where the per-example log-likelihoods differ by less than 0.01 nats in the root mean
+    square: symmetric copies of a network count once.
     """
     if len(rows) == 1:
         return {}, ()

@@ -1,7 +1,7 @@
 """Priors with a kink: the Laplace prior (L1) and the elastic net, and what solvers need of them.
 
-The log density of such a prior is smooth but for a term -weight |b - center|. A solver follows the smooth part and takes
-a proximal step for the rest, which is what makes exact zeros.
+The log density of such a prior is smooth but for a term -weight |b - center|. A solver follows the smooth part and
+takes a proximal step for the rest, which is what makes exact zeros.
 """
 
 from typing import Any, NamedTuple
@@ -41,7 +41,10 @@ class ElasticNet(Distribution):
     """
 
     arg_constraints = {"l1": constraints.positive, "l2": constraints.positive}  # noqa: RUF012
-    support = constraints.real
+    support: Any = constraints.real
+
+    l1: Any
+    l2: Any
 
     def __init__(self, l1: Any, l2: Any, *, validate_args: bool | None = None):
         self.l1, self.l2 = promote_shapes(l1, l2)
@@ -49,7 +52,7 @@ class ElasticNet(Distribution):
         super().__init__(batch_shape=shape, validate_args=validate_args)
 
     def sample(self, key: Key, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Draw a sign, and a size t / sqrt(l2) whose tail Phi(-(a + t)) / Phi(-a) is uniform, solved for t by Newton."""
+        """Draw a sign, and a size t / sqrt(l2) with Phi(-(a + t)) / Phi(-a) uniform, solved for t by Newton."""
         of_sign, of_size = jax.random.split(key)
         shape = sample_shape + self.batch_shape
         dtype = jnp.result_type(float)
@@ -83,7 +86,8 @@ def kink_of(distribution: Any) -> Kink | None:
     if isinstance(distribution, Independent | ExpandedDistribution):
         return kink_of(distribution.base_dist)
     if isinstance(distribution, Laplace):
-        return Kink(1.0 / distribution.scale, distribution.loc)
+        laplace: Any = distribution
+        return Kink(1.0 / laplace.scale, laplace.loc)
     if isinstance(distribution, ElasticNet):
         return Kink(distribution.l1, jnp.zeros(()))
     return None
@@ -94,7 +98,8 @@ def smooth_log_prob(distribution: Any, value: Any) -> Float[Array, "..."]:
     if isinstance(distribution, Independent | ExpandedDistribution):
         return smooth_log_prob(distribution.base_dist, value)
     if isinstance(distribution, Laplace):
-        return jnp.broadcast_to(-jnp.log(2.0 * distribution.scale), jnp.shape(value))
+        scale: Any = distribution.scale
+        return jnp.broadcast_to(-jnp.log(2.0 * scale), jnp.shape(value))
     if isinstance(distribution, ElasticNet):
         return -distribution.l2 * value**2 / 2 - distribution.log_norm()
     return distribution.log_prob(value)

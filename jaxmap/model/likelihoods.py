@@ -153,7 +153,7 @@ class BernoulliByLogit(dist.BernoulliLogits):
     """
 
     def log_prob(self, value: Any) -> Any:
-        """y l - log(1 + e^l)."""
+        """Evaluate y l - log(1 + e^l)."""
         return value * self.logits - softplus(self.logits)
 
 

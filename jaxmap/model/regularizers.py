@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from numpyro.distributions import Laplace, Normal
 
 from jaxmap.model.kinks import ElasticNet
@@ -63,7 +63,11 @@ def l1(
     estimate has exact zeros; its posterior mean has none.
 
     Args:
-        strength, per, num_examples, loss, noise_scale: as for `weight_decay`.
+        strength: the factor, >= 0; zero is the flat prior. It may be traced, and must then be positive.
+        per: as for `weight_decay`.
+        num_examples: likewise.
+        loss: likewise.
+        noise_scale: likewise.
 
     Returns:
         prior: one rule for all leaves; usable as a rule inside `Prior.by_path`.
@@ -90,8 +94,12 @@ def elastic_net(
     The prior is normalised, exp(-c (l1 |b| + l2 b^2 / 2)) / Z, c the scale of the loss as for `weight_decay`.
 
     Args:
-        l1, l2: >= 0; where one is zero the prior is that of `weight_decay` or `l1`.
-        per, num_examples, loss, noise_scale: as for `weight_decay`.
+        l1: >= 0; where it is zero the prior is that of `weight_decay`.
+        l2: >= 0; where it is zero the prior is that of `l1`.
+        per: as for `weight_decay`.
+        num_examples: likewise.
+        loss: likewise.
+        noise_scale: likewise.
 
     Returns:
         prior: one rule for all leaves; usable as a rule inside `Prior.by_path`.
@@ -110,11 +118,11 @@ def elastic_net(
 
 
 def _is_zero(strength: Any) -> bool:
-    return not isinstance(strength, jax.core.Tracer) and bool(strength == 0)
+    return not isinstance(strength, Tracer) and bool(strength == 0)
 
 
 def _check(strength: Any, name: str) -> None:
-    if isinstance(strength, jax.core.Tracer):
+    if isinstance(strength, Tracer):
         return
     if isinstance(strength, str) or jnp.ndim(strength) != 0 or not 0 <= strength < np.inf:
         raise ValueError(f"Expected a finite {name} >= 0; got {strength!r}.")

@@ -28,14 +28,15 @@ def l1_quadratic(
 ) -> Float[Array, " p"]:
     """Minimise g'(b - a) + (b - a)'H(b - a)/2 + sum w |b - c| over b, starting from a.
 
-    Coordinate descent (Friedman, Hastie and Tibshirani, 2010) finds which coordinates lie at their kink and the signs of
-    the others; given these the minimiser solves a linear system. It ends as soon as that solution is optimal.
+    Coordinate descent (Friedman, Hastie and Tibshirani, 2010) finds which coordinates lie at their kink and the signs
+    of the others; given these the minimiser solves a linear system. It ends as soon as that solution is optimal.
 
     Args:
         matrix: H, positive definite.
         gradient: g, at a.
         start: a.
-        weights, centers: w >= 0 and c of the kinks.
+        weights: w >= 0.
+        centers: c.
 
     Returns:
         b.

@@ -53,7 +53,7 @@ class Newton:
             predicts badly and at the end. None: where a matrix costs more than several gradients.
     """
 
-    steps: int = 300
+    steps: int = 2000
     tolerance: float | None = None
     curvature: str | None = None
     lazy: bool | None = None

@@ -78,8 +78,8 @@ class ProximalNewton:
         converging = predicted <= self._tolerance(value)
         stalled = jnp.where(converging | ~accepted, model.stalled + 1, 0)
         at_hand = model.exact & ~accepted
-        secant = _bfgs(model.matrix, moved - flat, gradient - model.gradient, accepted)
-        poor = (value - new < 0.5 * predicted) & ~converging
+        secant, sound = _bfgs(matrix, moved - flat, gradient - model.gradient, accepted)
+        poor = ((value - new < 0.5 * predicted) | ~sound) & ~converging
         wanted = poor & ~at_hand if self.lazy else jnp.asarray(True)
         z = unravel(moved)
         matrix = jax.lax.cond(wanted, lambda: objective.hessian(z), lambda: secant)
@@ -186,20 +186,29 @@ class ProximalGradient:
 
 
 def _raised(matrix: Float[Array, "p p"]) -> Float[Array, "p p"]:
-    """The matrix, its diagonal raised where it is not safely positive definite."""
-    diagonal = jnp.diagonal(matrix)
-    scales = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
-    low = jnp.linalg.eigvalsh(matrix / (scales[:, None] * scales[None]))[0]
-    floor = jnp.finfo(matrix.dtype).eps ** 0.75
-    return matrix + jnp.diag(scales**2 * jnp.maximum(0.0, floor - jnp.minimum(2 * low, low)))
+    """The matrix where it is safely positive definite, else with the absolute values of its scaled eigenvalues."""
+    diagonal = jnp.abs(jnp.diagonal(matrix))
+    eps = jnp.finfo(matrix.dtype).eps
+    largest = jnp.maximum(jnp.max(diagonal), jnp.finfo(matrix.dtype).tiny)
+    scales = jnp.sqrt(jnp.maximum(diagonal, eps**0.5 * largest))
+    scaled = matrix / (scales[:, None] * scales[None])
+    floor = eps**0.75
+
+    def turned() -> Any:
+        values, vectors = jnp.linalg.eigh(scaled)
+        fixed = (vectors * jnp.maximum(jnp.abs(values), floor)[None]) @ vectors.T
+        return fixed * (scales[:, None] * scales[None])
+
+    sound = jnp.all(jnp.isfinite(jnp.linalg.cholesky(scaled - floor * jnp.eye(len(scales), dtype=matrix.dtype))))
+    return jax.lax.cond(sound, lambda: matrix, turned)
 
 
-def _bfgs(matrix: Array, move: Array, change: Array, accepted: Any) -> Array:
-    """The BFGS update of a positive definite matrix; left alone where the change shows no curvature."""
+def _bfgs(matrix: Array, move: Array, change: Array, accepted: Any) -> tuple[Array, Any]:
+    """The BFGS update of a positive definite matrix, and whether the change shows the curvature that it needs."""
     image = matrix @ move
     old, new = jnp.dot(move, image), jnp.dot(move, change)
     sound = accepted & (new > 1e-8 * old) & (old > 0)
     update = jnp.outer(change, change) / jnp.where(sound, new, 1.0) - jnp.outer(image, image) / jnp.where(
         sound, old, 1.0
     )
-    return jnp.where(sound, matrix + update, matrix)
+    return jnp.where(sound, matrix + update, matrix), sound
