@@ -55,8 +55,9 @@ class Predictive:
     def kind(self) -> str:
         """What y is: "classes", "counts" or "real"."""
         distribution = self._first()
-        if class_probabilities(distribution) is not None:
-            return "classes"
+        with precision_scope(self.dtype):
+            if class_probabilities(distribution) is not None:
+                return "classes"
         return "counts" if distribution.support.is_discrete else "real"
 
     @cached_property

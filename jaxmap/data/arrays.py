@@ -51,7 +51,7 @@ def check_data(data: Data, *, name: str = "data", dtype: Any = None) -> Data:
         )
     if lengths and not all(lengths.values()):
         raise ValueError(f"Expected {name} with at least one example; got none. Check the filter that made it.")
-    arrays = jax.tree.map(jnp.asarray, data)
+    arrays = jax.tree.map(lambda leaf: _on_device(leaf, dtype), data)
     arrays = arrays if dtype is None else cast_floats(arrays, dtype)
     for (path, given), (_, kept) in zip(named_leaves(data), named_leaves(arrays), strict=True):
         _refuse_overflow(np.asarray(given), np.asarray(kept), _where(name, path))
@@ -103,6 +103,14 @@ def _where(name: str, path: str) -> str:
     """Call the leaves of a supervised pair x and y, others by their path."""
     pair = {"0": "x", "1": "y"}
     return pair.get(path, f"{name}[{path!r}]" if path else name)
+
+
+def _on_device(leaf: Any, dtype: Any) -> jax.Array:
+    """A jax array of its own, that later changes of the user's array do not reach."""
+    if dtype is None or isinstance(leaf, jax.Array) or np.asarray(leaf).dtype.kind != "f":
+        return jnp.asarray(leaf)
+    with np.errstate(over="ignore"):  # numbers too large for the dtype are refused in words
+        return jax.device_put(np.array(leaf, dtype))  # one copy; jnp.asarray makes two
 
 
 def _numeric(leaf: Any, where: str) -> np.ndarray:

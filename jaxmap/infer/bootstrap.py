@@ -115,20 +115,20 @@ class Bootstrap:
         """Fit the data as they are; then all refits of each seed."""
         if problem.data is None:
             raise ValueError("Expected data to resample; got None. A bootstrap needs examples.")
+        of: Any = self.of
+        solver, _ = choose_solver(of.solver, replace(of.task(problem, of.density(problem)), members=self.replicates))
+        if isinstance(solver, FirstOrder):
+            raise ValueError("Expected a deterministic solver for a bootstrap; got an optax transformation.")
         points = problem.solve(self.of, seeds)
         return [
-            point if isinstance(point, FitError) else (point, *self._refit(problem, point, take(seeds.keys, i)))
+            point if isinstance(point, FitError) else (point, *self._refit(problem, point, solver, take(seeds.keys, i)))
             for i, point in enumerate(points)
         ]
 
-    def _refit(self, problem: Problem, point: Any, key: Key) -> tuple[Any, Any, float]:
+    def _refit(self, problem: Problem, point: Any, solver: Any, key: Key) -> tuple[Any, Any, float]:
         watch, dtype = Stopwatch(), problem.dtype
         of: Any = self.of
         density = of.density(problem)
-        task = replace(of.task(problem, density), members=self.replicates)
-        solver, _ = choose_solver(of.solver, task)
-        if isinstance(solver, FirstOrder):
-            raise ValueError("Expected a deterministic solver for a bootstrap; got an optax transformation.")
 
         def refits(z: Any, counts: Any, data: Any) -> Any:
             def one(weights: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxmap.infer.bootstrap import Bootstrap
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.mixture import MixturePosterior
 from jaxmap.infer.nuts import NUTS
@@ -32,6 +33,8 @@ class Ensemble:
     def __post_init__(self) -> None:
         check_counts(members=self.members)
         check_method(self.of, "`of`")
+        if isinstance(self.of, Bootstrap):
+            raise TypeError("Expected independent fits of the same data as members; got jm.Bootstrap(). Fit it itself.")
 
     def run(self, problem: Problem, seeds: Seeds) -> list[Any]:
         """Fit all members of all seeds; member 0 gets the seed's key, member k fold_in(key, k)."""

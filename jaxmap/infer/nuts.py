@@ -9,6 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.hmc import hmc
 
+from jaxmap.infer.bootstrap import Bootstrap, Replicates
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.mixture import MixturePosterior
@@ -60,6 +61,10 @@ class NUTS:
         check_counts(chains=self.chains, warmup=self.warmup, draws=self.draws, max_tree_depth=self.max_tree_depth)
         if self.start is not None and not is_posterior(self.start):
             check_method(self.start, "`start`")
+        if isinstance(self.start, Bootstrap | Replicates):
+            raise TypeError(
+                "Expected a posterior or a method as `start`; got a bootstrap, which is neither. Use jm.MAP()."
+            )
         if isinstance(self.target_accept_prob, str) or not 0 < self.target_accept_prob < 1:
             raise ValueError(f"Expected target_accept_prob between 0 and 1; got {self.target_accept_prob!r}.")
 

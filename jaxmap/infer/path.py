@@ -198,6 +198,11 @@ def path(
         density = method.density(problem)
         if select == "evidence" and density.kinks(model.start_unconstrained(problem.dtype)) is not None:
             raise ValueError("Expected a smooth prior for select='evidence'; got one with a kink (L1). Use 'cv'.")
+        if select == "evidence" and not (density.jacobian or model.space.is_real):
+            raise ValueError(
+                "Expected unconstrained modes for select='evidence', where Laplace's formula stands; got constrained "
+                "parameters. Use jm.MAP(space='unconstrained')."
+            )
         solver, description = choose_solver(method.solver, method.task(problem, density))
         if isinstance(solver, FirstOrder):
             raise ValueError(

@@ -1,16 +1,18 @@
 """Point estimates: MLE, MAP, Given."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmap.curvature import has_outputs
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch, library_versions, multiply
 from jaxmap.model import Density
 from jaxmap.optimize import (
+    LBFGS,
     Ascent,
     Budget,
     FirstOrder,
@@ -137,30 +139,39 @@ class MAP:
     def again(
         self, problem: Problem, density: Density, runs: "Climbs", rows: range, found: dict[int, "Judged"]
     ) -> tuple["Climbs", dict[int, "Judged"]]:
-        """Climb from the same starts with the Gauss-Newton matrix, where the Hessian led to no maximum."""
-        model, tried = problem.model, runs.solver
-        pair = isinstance(problem.data, tuple) and len(problem.data) == 2
-        able = isinstance(tried, Newton) and tried.curvature is None and model.outputs is not None and pair
-        if not able or any(ended.info.status is Status.INTERRUPTED for ended in found.values()):
+        """Climb from the same starts by another way, where Newton led to no maximum; keep it where it is better."""
+        tried = runs.solver
+        stopped = any(ended.info.status is Status.INTERRUPTED for ended in found.values())
+        solver = None if stopped or not isinstance(tried, Newton) else self.second(tried, problem, found)
+        if solver is None:
             return runs, found
-        solver: Any = replace(cast(Newton, tried), curvature="ggn", lazy=False)
         here = np.asarray(rows)
         budget = Budget(solver.steps, None, problem.progress)
-        label = type(self).__name__
-        ascent = maximize(density, problem.data, take(runs.starts, here), runs.keys[here], solver, budget, label)
-        spent = ascent.gradients + runs.ascent.gradients[here]
-        second = runs._replace(
-            ascent=ascent._replace(gradients=spent), description=f"{solver.name}, after {tried.name}"
-        )
+        starts, keys = take(runs.starts, here), runs.keys[here]
+        ascent = maximize(density, problem.data, starts, keys, solver, budget, type(self).__name__)
+        ascent = ascent._replace(gradients=ascent.gradients + runs.ascent.gradients[here])
+        second = runs._replace(ascent=ascent, description=f"{solver.name}, after {tried.name}")
         alive = [k for k in range(len(rows)) if ascent.codes[k] != Status.DIVERGED.code]
         ends = {k: judge(density, problem, second, k) for k in alive}
-        flat = [ended.info.status is Status.NOT_A_MAXIMUM for ended in found.values()]
-        bar = max((ended.value for ended in found.values()), default=-np.inf) + (-1e-3 if all(flat) else 0.5)
-        if not any(ended.info.status in ENDS and ended.value > bar for ended in ends.values()):
+        before = max((ended.value for ended in found.values()), default=-np.inf)
+        flat = all(ended.info.status is Status.NOT_A_MAXIMUM for ended in found.values())
+        if not any(
+            ended.value > before + 0.5 or (flat and ended.info.status in ENDS and ended.value > before - 1e-3)
+            for ended in ends.values()
+        ):
             return runs, found
-        merged = runs.ascent._replace(z=jax.tree.map(lambda old, new: old.at[here].set(new), runs.ascent.z, ascent.z))
-        merged = _with_rows(merged, here, second.ascent)
+        merged = _with_rows(runs.ascent, here, ascent)
         return second._replace(ascent=merged), {rows[k]: ended for k, ended in ends.items()}
+
+    def second(self, tried: Newton, problem: Problem, found: dict[int, "Judged"]) -> Solver | None:
+        """The other way: Gauss-Newton where there are outputs, L-BFGS where the Hessian vanishes, else none."""
+        if self.solver is not None and tried.curvature is not None:
+            return None
+        if has_outputs(problem.model, problem.data):
+            return replace(tried, curvature="ggn", lazy=False) if tried.curvature is None else None
+        ends = [ended.info.certificate for ended in found.values() if ended.info.certificate is not None]
+        vanished = [end.decrement == 0.0 and end.gradient > VANISHED for end in ends]
+        return LBFGS() if any(vanished) else None
 
 
 @dataclass(frozen=True)
@@ -233,6 +244,9 @@ DATA_ORDER = 1
 """The tag folded into a key for the order of minibatches."""
 
 
+VANISHED = 1e-9
+"""A scaled gradient above this, beside a Hessian of zeros, belongs to a density of straight pieces."""
+
 ENDS = (Status.CONVERGED, Status.AT_BOUNDARY)
 """How a climb ends that found a maximum."""
 
@@ -290,7 +304,8 @@ def _with_rows(ascent: Ascent, rows: np.ndarray, part: Ascent) -> Ascent:
     history[rows, : part.history.shape[1]] = part.history
     codes, steps, gradients = ascent.codes.copy(), ascent.steps.copy(), np.array(ascent.gradients, float)
     codes[rows], steps[rows], gradients[rows] = part.codes, part.steps, part.gradients
-    return ascent._replace(history=history, codes=codes, steps=steps, gradients=gradients)
+    z = jax.tree.map(lambda old, new: old.at[rows].set(new), ascent.z, part.z)
+    return ascent._replace(z=z, history=history, codes=codes, steps=steps, gradients=gradients)
 
 
 def tell_apart(

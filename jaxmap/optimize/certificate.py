@@ -107,9 +107,9 @@ def certify(
     |g| < weight; the rest is asked of the others.
 
     A density that is known to be strongly concave needs no Hessian: the precision of its prior bounds all curvature
-    from below, and with it the distance to the one maximum. Beyond 1500 parameters the curvature is known by Hessian-vector
-    products alone: conjugate gradients for the decrement, Lanczos iterations for its smallest eigenvalue, which must
-    have settled.
+    from below, and with it the distance to the one maximum. Beyond 1500 parameters the curvature is known by
+    Hessian-vector products alone: conjugate gradients for the decrement, Lanczos iterations for its smallest
+    eigenvalue, which must have settled.
 
     Args:
         density: what was maximised.

@@ -194,9 +194,7 @@ OTHER_MODELS = {
         (pure()[0], lambda p, x: jax.nn.relu(linear(p, x))), jm.Gaussian(scale=0.5), GAUSSIAN
     ),
     "tanh": lambda: jm.supervised(bent(), jm.Gaussian(scale=0.5), GAUSSIAN),
-    "a learned scale": lambda: jm.supervised(
-        pure(), jm.Gaussian(scale=LEARNED), GAUSSIAN
-    ),
+    "a learned scale": lambda: jm.supervised(pure(), jm.Gaussian(scale=LEARNED), GAUSSIAN),
     "a product": lambda: jm.supervised(
         (pure()[0], lambda p, x: p["b"] * linear(p, x)), jm.Gaussian(scale=0.5), GAUSSIAN
     ),

