@@ -120,6 +120,18 @@ class Path:
         return float(self.strengths[self.best_index])
 
     @property
+    def one_se_strength(self) -> float:
+        """The strongest strength whose score is within one standard error of the highest (Breiman et al., 1984).
+
+        Raises:
+            ValueError: a path without folds.
+        """
+        if self.scores is None or self.scores_se is None:
+            raise ValueError("Expected a path with folds; got none. Use jm.path(..., select='cv').")
+        best = self.best_index
+        return float(np.max(self.strengths[self.scores >= self.scores[best] - self.scores_se[best]]))
+
+    @property
     def best(self) -> Point:
         """The fit with the highest score."""
         return self[self.best_index]
@@ -137,8 +149,10 @@ class Path:
                 row["se"] = float(self.scores_se[k])
             rows.append(row)
         known = self.scores is not None and np.all(np.isfinite(self.scores))
-        footer = "" if not known else f"highest score at strength {self.best_strength:.6g}"
-        return Summary(f"{self.info.method}: {self.info.target}, {self.info.solver}", tuple(rows), footer)
+        unit = "log evidence" if self.scores_se is None else "held-out log-likelihood per example"
+        footer = f"solver: {self.info.solver}"
+        footer += f"\nhighest score ({unit}) at strength {self.best_strength:.6g}" if known else ""
+        return Summary(f"{self.info.method}: {self.info.target}", tuple(rows), footer)
 
     def __str__(self) -> str:
         return str(self.summary())

@@ -129,7 +129,8 @@ def certify(
     if held.all():
         return Certificate(relative, 0.0, held=held_paths), Status.CONVERGED
     if held.size - held.sum() > DENSE_UP_TO:
-        return _by_products(density, z, data, slope, resolution)
+        certificate, status = _by_products(density, z, data, slope, resolution)
+        return replace(certificate, held=held_paths), status
     if is_concave(density, data, strongly=True) and not held.any():
         bound = _bound(density, z, data, slope)
         if near(bound.decrement or 0.0, 0.0) is Status.CONVERGED:
@@ -248,7 +249,9 @@ class _Point(NamedTuple):
         corners[:, free] = np.stack(spectrum.corners()) / scales
         pulls = self._run("pull", _pull_of, np.concatenate([corners, -corners]))[:, free] / scales
         here = np.asarray(slope.gradient, np.float64)[free] / scales
-        if spectrum.borne_out(here - pulls[:3]) and spectrum.borne_out(pulls[3:] - here):
+        with np.errstate(all="ignore"):  # a run-away's gradient may overflow a tenth of a deviation away
+            sure = spectrum.borne_out(here - pulls[:3]) and spectrum.borne_out(pulls[3:] - here)
+        if sure:
             return certificate, Status.CONVERGED
         axes = np.zeros((2 * len(values) + 1, size))
         axes[:, free] = (
@@ -300,7 +303,7 @@ def _by_products(density: Density, z: Any, data: Data, slope: Slope, resolution:
         # Three moves of one standard deviation: the Newton step, the weakest direction, a random one.
         moves = jnp.stack([step, ends.vector, noise])
         bends = jnp.stack([jnp.dot(move, product(move)) for move in moves])
-        return distance, ends, moves * free / jnp.sqrt(jnp.where(bends > 0, bends, 1.0))[:, None]
+        return distance, ends, moves * free[None] / jnp.sqrt(jnp.where(bends > 0, bends, 1.0))[:, None]
 
     program = _program(density, "products", evaluate)
     distance, ends, moves = in_double(program, z, data, slope.residual, free.astype(float), noise)

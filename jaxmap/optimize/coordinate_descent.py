@@ -64,7 +64,17 @@ def l1_quadratic(
 
     def improve(carry: Any) -> Any:
         now = sweep(carry[0])
-        return now, *polished(now)
+        exact, optimal = polished(now)
+        # On the face where the sweep ended, go towards its minimiser as far as the signs last: sweeps alone creep.
+        way = exact - now.point
+        crossing = (weights > 0) & ((now.point - centers) * (exact - centers) < 0)
+        reach = jnp.where(crossing, (centers - now.point) / jnp.where(crossing, way, 1.0), 1.0)
+        length = jnp.min(reach)
+        point = jnp.where(crossing & (reach <= length), centers, now.point + length * way)
+        fine = jnp.all(jnp.isfinite(point))
+        point = jnp.where(fine, point, now.point)
+        now = now._replace(point=point, slope=gradient + matrix @ (point - start))
+        return now, exact, optimal
 
     # Along a path the kinks and signs of the start are mostly right already: then no sweep is needed at all.
     first = Sweep(start, gradient, jnp.asarray(jnp.inf, matrix.dtype), jnp.asarray(0))

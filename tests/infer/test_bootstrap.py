@@ -280,6 +280,10 @@ MISTAKES = {
     ),
     "the class": (lambda: boot(jm.Bootstrap), r"got the class Bootstrap. Write jm.Bootstrap\(\)"),
     "Laplace at refits": (lambda: boot(jm.Laplace(refits("regression"))), "as `at`; got Replicates"),
+    "NUTS from a bootstrap": (lambda: boot(jm.NUTS(start=jm.Bootstrap(replicates=5))), "as `start`; got a bootstrap"),
+    "NUTS from refits": (lambda: boot(jm.NUTS(start=refits("regression"))), "as `start`; got"),
+    "an ensemble of bootstraps": (lambda: boot(jm.Ensemble(jm.Bootstrap(replicates=5), members=2)), "got jm.Bootstrap"),
+    "an ensemble of refits": (lambda: boot(jm.Ensemble(refits("regression"))), "as `of`; got"),
     "a level above one": (lambda: refits("regression").summary(level=2.0), "level between 0 and 1"),
     "a level in words": (lambda: refits("regression").summary(level="95%"), "level between 0 and 1"),
 }

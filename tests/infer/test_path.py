@@ -32,6 +32,7 @@ LABELS = (RNG.random(N) < 1 / (1 + np.exp(-2 * X[:, 0] + X[:, 1]))).astype(int)
 CURVE = np.linspace(-2.0, 2.0, 24)[:, None], np.sin(3 * np.linspace(-2.0, 2.0, 24)) + 0.1 * RNG.normal(size=24)
 
 LINEAR = (lambda key: np.zeros(P), lambda b, x: x @ b)
+LEARNED = jm.Gaussian(scale=jm.Learned(dist.HalfNormal(1.0)))
 STRENGTHS = np.array([40.0, 0.1, 5.0])
 
 
@@ -53,7 +54,7 @@ def network(strength, start=None):
 
 def noisy(strength):
     """The strength is the noise: only the likelihood depends on it."""
-    return jm.supervised(LINEAR, lambda outputs: dist.Normal(outputs, strength), jm.weight_decay(1.0))
+    return jm.supervised(LINEAR, jm.Gaussian(scale=strength), jm.weight_decay(1.0))
 
 
 TRACED = []
@@ -194,12 +195,13 @@ def test_a_separable_problem_is_certified_only_where_its_prior_holds_it():
 
 
 def test_a_flat_direction_is_named_at_every_strength():
+    def log_likelihood(p, batch):
+        return dist.Normal(p["both"][0] + p["both"][1] + p["slope"] * batch[0], 1.0).log_prob(batch[1])
+
     def build(strength):
-        apply = lambda p, x: p["both"][0] + p["both"][1] + p["slope"] * x
-        init = lambda key: {"both": np.zeros(2), "slope": np.zeros(())}
-        return jm.supervised(
-            (init, apply), jm.Gaussian(1.0), jm.Prior({"both": jm.flat, "slope": jm.weight_decay(strength)})
-        )
+        prior = jm.Prior({"both": jm.flat, "slope": jm.weight_decay(strength)})
+        init = {"both": jnp.zeros(2), "slope": jnp.zeros(())}  # made in the trace, where zeros are no numbers
+        return jm.Model(log_likelihood=log_likelihood, log_prior=prior, init=init)
 
     path = jm.path(KEY, build, (X[:, 0], Y), [0.1, 1.0], precision="float64")
     assert path.statuses == (Status.NOT_A_MAXIMUM,) * 2
@@ -320,8 +322,7 @@ def test_the_evidence_of_ridge_in_closed_form():
 
 def test_the_evidence_is_that_of_laplace():
     """In unconstrained coordinates, where a learned scale has a Jacobian."""
-    likelihood = jm.Gaussian(scale=jm.Learned(dist.HalfNormal(1.0)))
-    build = lambda s: jm.supervised(LINEAR, likelihood, jm.weight_decay(s))
+    build = lambda s: jm.supervised(LINEAR, LEARNED, jm.weight_decay(s))
     method = jm.MAP(space="unconstrained")
     path = jm.path(KEY, build, (X, Y), [1.0, 5.0], method, select="evidence", precision="float64")
     gaussian = jm.fit(KEY, build(5.0), (X, Y), jm.Laplace(method, hessian="exact"), precision="float64")
@@ -427,6 +428,10 @@ MISTAKES = {
     "digits": (lambda: walk(strengths=["1", "2"]), "positive numbers; got"),
     "truths": (lambda: walk(strengths=[True]), "positive numbers; got"),
     "the evidence of a kink": (lambda: walk(BUILDS["lasso"][0], select="evidence"), "Expected a smooth prior"),
+    "the evidence of a bounded parameter": (
+        lambda: walk(lambda s: jm.supervised(LINEAR, LEARNED, jm.weight_decay(s)), select="evidence"),
+        r"Expected unconstrained modes .* Use jm.MAP\(space='unconstrained'\)",
+    ),
     "another precision": (lambda: walk(precision="float16"), "Expected precision="),
     "no data": (lambda: walk(data=None), "log_likelihood that accepts this data"),
     "lengths differ": (lambda: walk(data=(X, Y[1:])), "different lengths: x has 40, y has 39"),

@@ -239,14 +239,14 @@ def test_strengths_of_zero_are_the_simpler_priors():
     ids=repr,
 )
 def test_a_prior_that_is_no_such_penalty_is_refused(prior, way):
-    with pytest.raises(ValueError, match="Expected a zero-mean .* with one scale; got"):
+    with pytest.raises(ValueError, match=r"Expected a zero-mean .* with one scale; got"):
         getattr(prior, way)()
 
 
 @pytest.mark.parametrize("strength", [-1.0, np.nan, np.inf, "1", np.ones(2)], ids=str)
 def test_impossible_strengths_are_refused(strength, unchecked):
     for make in (jm.l1, lambda s: jm.elastic_net(s, 1.0), lambda s: jm.elastic_net(1.0, s)):
-        with pytest.raises(ValueError, match="Expected a finite L[12] strength >= 0; got"):
+        with pytest.raises(ValueError, match=r"Expected a finite L[12] strength >= 0; got"):
             make(strength)
 
 
@@ -263,7 +263,7 @@ def test_numbers_that_are_missing_or_not_used_are_errors(make, given):
 
 @pytest.mark.parametrize(("l1", "l2"), [(-1.0, 1.0), (1.0, -1.0), (0.0, 1.0), (np.nan, 1.0)])
 def test_an_impossible_elastic_net_is_no_prior(l1, l2):
-    with pytest.raises(ValueError, match="Expected l[12] of the prior ElasticNet"):
+    with pytest.raises(ValueError, match=r"Expected l[12] of the prior ElasticNet"):
         jm.Prior(ElasticNet(l1, l2, validate_args=False))
 
 
