@@ -93,6 +93,7 @@ class Path:
             log_prior=float(self.log_joint[k] - self.log_likelihood[k]),
             log_joint=float(self.log_joint[k]),
             num_gradients=float(self._stops.gradients[k]),
+            members=(self.statuses[k],),
             notes=(f"Strength {self.strengths[k]:.6g}, from a path of {len(self)}.",),
         )
         return Point(mode, info, z, self._density.prior, self._density.jacobian, problem=self._problem_at(k))

@@ -65,16 +65,17 @@ def symmetric_copy(key):
 def test_symmetric_copies_of_a_network_are_one_maximum():
     """tanh is odd: flipping a unit's signs, or swapping units, changes the parameters and nothing else."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(40, 1))
+    x = 1.5 * rng.normal(size=(200, 1))
     apply = lambda p, x: jnp.tanh(x @ p["in"] + p["bias"][None]) @ p["out"]
-    y = np.asarray(apply(SOLUTION, x)) + 0.1 * rng.normal(size=40)
+    y = np.asarray(apply(SOLUTION, x)) + 0.1 * rng.normal(size=200)
     model = jm.supervised((symmetric_copy, apply), jm.Gaussian(scale=0.1), jm.Prior(dist.Normal(0.0, 3.0)))
     method = jm.MAP(jm.Newton(), restarts=8)
     point = jm.fit(KEY, model, (x, y), method, precision="float64")
     assert point.info.diagnostics == {"distinct_maxima": 1.0, "reached_best": 8.0}
     assert set(point.info.members) == {Status.CONVERGED}
-    ends = np.array([jm.fit(jax.random.key(k), model, (x, y), jm.MAP(), precision="float64").mode["out"]
-                     for k in range(4)])  # fmt: skip
+    ends = np.array(
+        [jm.fit(jax.random.key(k), model, (x, y), jm.MAP(jm.Newton()), precision="float64").mode["out"] for k in (0, 1)]
+    )
     assert np.ptp(ends, axis=0).max() > 0.1, "the copies are different parameters"
 
 
