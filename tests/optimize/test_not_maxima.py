@@ -12,6 +12,8 @@ import pytest
 import jaxmap as jm
 from jaxmap import Status
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 SOLVERS = {"Newton": jm.Newton(), "L-BFGS": jm.LBFGS(), "Newton-CG": jm.NewtonCG(), "Adam": optax.adam(0.03)}
 
