@@ -84,6 +84,13 @@ class Laplace:
                 "Give these parameters a prior, or sample with jm.NUTS(); force=True overrides.",
                 last=point.mode,
             )
+        held = point.info.certificate.held if point.info.certificate else ()
+        if held and not self.force:
+            raise FitError(
+                f"Laplace needs a smooth mode; {', '.join(held[:8])} lie at the kink of an L1 prior, where no Gaussian "
+                "fits. Sample with jm.NUTS(), use a Gaussian prior, or drop these parameters; force=True overrides.",
+                last=point.mode,
+            )
         density = Density(problem.model, point.prior, point.prior and not problem.model.space.is_real)
         kind = self.hessian or ("exact" if problem.model.outputs is None else "ggn")
         found = Ladder(density, point.z, problem)

@@ -16,7 +16,7 @@ from jaxmap.infer.point import MAP, MLE, describe
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch, computing_dtype, library_versions, named_key, seeds_of
 from jaxmap.infer.summary import Summary
-from jaxmap.model import Density, Model
+from jaxmap.model import Density, Model, weighted_sum
 from jaxmap.optimize import Evidence, FirstOrder, certify, choose_solver, climb, examine, objective_of, verdict
 from jaxmap.optimize.certificate import coordinate_paths
 from jaxmap.trees import has_tracers, in_double, precision_scope, settled, take
@@ -293,7 +293,7 @@ class _Walk:
             diagonal = jnp.zeros(()) if matrix is None else num_examples(data) * jnp.diagonal(matrix)
             score = jnp.zeros(())
             if held_out is not None:
-                score = jnp.sum(held_out * density.log_likelihoods(state.z, data)) / jnp.sum(held_out)
+                score = weighted_sum(held_out, density.log_likelihoods(state.z, data)) / jnp.sum(held_out)
             return state, Stop(state.z, steps, state.gradients, diagonal, score)
 
         def objective_at(strength: Any) -> tuple[Density, Any]:

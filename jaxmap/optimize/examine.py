@@ -27,6 +27,7 @@ class Evidence(NamedTuple):
         decrement: the distance to the maximum in standard deviations, or an upper bound of it.
         smallest: the smallest eigenvalue of the curvature scaled to a unit diagonal, or a lower bound of it.
         falls: True where the gradient a tenth of a standard deviation away is what the curvature says.
+        bounded: True where decrement and smallest are bounds, which may be too wide to decide.
         rounding: how far rounding z to the dtype of the fit moves it, in standard deviations.
     """
 
@@ -38,6 +39,7 @@ class Evidence(NamedTuple):
     decrement: Any
     smallest: Any
     falls: Any
+    bounded: Any
     rounding: Any
 
 
@@ -74,7 +76,8 @@ def examine(density: Density, z: Any, data: Data, weights: Any = None, known: An
     value = likelihood + smooth - jnp.sum(w * jnp.abs(flat - centers))
     prior = density.model.log_prior(density.model.space.constrain(z))
     relative = scaled_gradient(unravel(residual), z, value)
-    if is_concave(density, data, strongly=True):
+    bounded = is_concave(density, data, strongly=True)
+    if bounded:
         ones = jnp.ones_like(flat)
         of_prior = jax.grad(lambda v: -density.smooth_log_prior(unravel(v)))
         precision = jax.jvp(of_prior, (flat,), (ones,))[1]  # the prior is separable: this is its diagonal
@@ -90,7 +93,8 @@ def examine(density: Density, z: Any, data: Data, weights: Any = None, known: An
         slope = None if exists else lambda v: slope_at(unravel(flat + v))[2]
         decrement, smallest, falls, scale = _dense(matrix, residual, held, slope)
     rounding = jnp.linalg.norm(jnp.abs(flat) * jnp.sqrt(scale))
-    return Evidence(likelihood, prior, value, relative, held, decrement, smallest, falls, rounding)
+    told = jnp.asarray(bounded)
+    return Evidence(likelihood, prior, value, relative, held, decrement, smallest, falls, told, rounding)
 
 
 def _dense(matrix: Any, residual: Any, held: Any, slope: Any) -> tuple[Any, Any, Any, Any]:
@@ -135,16 +139,19 @@ def verdict(seen: Evidence, names: list[str], resolution: float) -> tuple[Certif
         return Certificate(relative, 0.0, held=held), Status.CONVERGED
     if smallest <= FLAT or not bool(seen.falls):
         return certificate, None
-    return certificate, near(float(seen.decrement), resolution * float(seen.rounding))
+    status = near(float(seen.decrement), resolution * float(seen.rounding))
+    return certificate, None if bool(seen.bounded) and status is not Status.CONVERGED else status
 
 
 def statuses_of(seen: Evidence, resolution: float) -> tuple[Status, ...]:
-    """The status of each of many fits; what only a closer look could tell counts as NOT_A_MAXIMUM."""
+    """The status of each of many fits; what only a closer look could tell is not called a maximum."""
     size = seen.held.shape[1]
     close = seen.decrement <= np.minimum(DECREMENT + resolution * seen.rounding, 10 * DECREMENT)
     sure = (seen.relative <= GRADIENT_WORTH_A_HESSIAN) & (seen.smallest > FLAT) & seen.falls & close
     names = [""] * size
-    return tuple(
-        Status.CONVERGED if good else verdict(take(seen, k), names, resolution)[1] or Status.NOT_A_MAXIMUM
-        for k, good in enumerate(sure)
-    )
+
+    def doubtful(one: Evidence) -> Status:
+        known = verdict(one, names, resolution)[1]
+        return known or (Status.STEPS_EXHAUSTED if bool(one.bounded) else Status.NOT_A_MAXIMUM)
+
+    return tuple(Status.CONVERGED if good else doubtful(take(seen, k)) for k, good in enumerate(sure))

@@ -120,3 +120,26 @@ def test_a_second_climb_that_ends_nowhere_is_not_adopted():
     point = jm.fit(KEY, model, (x, (x > 0).astype(int)), jm.MLE(), precision="float64")
     assert point.info.status is not Status.CONVERGED
     assert "after" not in point.info.solver
+
+
+# What stands on a point.
+
+
+def _lasso(prior):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(60, 3))
+    model = jm.supervised((lambda key: jnp.zeros(3), lambda b, x: x @ b), jm.Gaussian(1.0), prior)
+    return model, (x, x @ np.array([2.0, 0.0, 0.0]) + rng.normal(size=60))
+
+
+def test_laplace_refuses_a_mode_at_a_kink_and_names_what_lies_there():
+    model, data = _lasso(jm.l1(40.0))
+    with pytest.raises(jm.FitError, match=r"\[1\], \[2\] lie at the kink"):
+        jm.fit(KEY, model, data, jm.Laplace(), precision="float64")
+
+
+def test_a_weak_prior_whose_bound_decides_nothing_is_looked_at_closely():
+    """The precision 1e-20 bounds the distance by millions of deviations; the curvature itself is sound."""
+    path = jm.path(KEY, lambda s: _lasso(jm.weight_decay(s))[0], _lasso(jm.flat)[1], [1e-20], precision="float64")
+    assert path.statuses == (jm.Status.CONVERGED,)
+    assert path.certificates[0].smallest_curvature > 0.1
