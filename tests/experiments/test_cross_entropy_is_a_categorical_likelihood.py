@@ -7,6 +7,7 @@ def test_the_likelihood_is_the_loss(record):
 
 
 def test_training_finds_the_mle(record):
-    assert record.column("MLE - trained").max() < 1e-6
+    # Newton leaves 1e-13 nats per example, 1.4e-5 standard errors; the coefficients' are below 0.5.
+    assert record.column("MLE - trained").max() < 7e-6
     assert record.differences()["mean log p"] < 1e-9
     assert record.column("largest coefficient").min() > 0.1

@@ -222,7 +222,8 @@ def test_the_table_has_a_row_per_strength():
     assert [float(row["strength"]) for row in table.rows] == STRENGTHS.tolist()
     for name, values in (("score", path.scores), ("se", path.scores_se), ("log_likelihood", path.log_likelihood)):
         assert [row[name] for row in table.rows] == values.tolist()
-    assert f"highest score at strength {path.best_strength:g}" in str(path) == str(table)
+    said = f"highest score (held-out log-likelihood per example) at strength {path.best_strength:g}"
+    assert said in str(path) == str(table)
 
 
 # One of them.
