@@ -71,6 +71,19 @@ def take(tree: Tree, index: Any) -> Tree:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
+def shaper(tree: Tree) -> Callable[[Any], Tree]:
+    """The way back from a flat vector, in ravel order, to a tree like this one; the vector keeps its dtype."""
+    leaves, treedef = jax.tree.flatten(tree)
+    shapes = [np.shape(leaf) for leaf in leaves]
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+
+    def shaped(vector: Any) -> Tree:
+        parts = [vector[end - int(np.prod(s)) : end].reshape(s) for end, s in zip(ends, shapes, strict=True)]
+        return treedef.unflatten(parts)
+
+    return shaped
+
+
 def all_finite(tree: Tree) -> jax.Array:
     """True where every number of every leaf is finite, shape ()."""
     leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]

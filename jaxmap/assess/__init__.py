@@ -2,6 +2,7 @@
 
 from jaxmap.assess.emission import Emission
 from jaxmap.assess.predictive import Predictive
+from jaxmap.assess.linearised import linearised
 from jaxmap.assess.predict import predict
 from jaxmap.assess.score import score
 from jaxmap.assess.diagnostics import Fidelity, fidelity, function_rhat
@@ -19,6 +20,7 @@ __all__ = [
     "compare",
     "fidelity",
     "function_rhat",
+    "linearised",
     "predict",
     "score",
 ]

@@ -130,6 +130,8 @@ def _cell(key: Key, problem: Problem, method: Method, test: Any, blank: Record) 
         "diagnostics": info.diagnostics,
     }
     plain |= {n: float(v) for n in ("log_likelihood", "log_prior", "log_joint") if (v := getattr(info, n)) is not None}
+    if "k_hat" in info.diagnostics:
+        plain["k_hat"] = float(info.diagnostics["k_hat"])
     agree = function_rhat(predictive)
     if agree is not None:
         plain |= {"rhat": agree.quantile95, "rhat_median": agree.median, "rhat_max": agree.largest}

@@ -75,7 +75,7 @@ class Comparison:
         if self.reference and record.method != self.reference:
             target = self.of(record.split, record.seed, self.reference)
             row |= _distance(record.arrays.get("view"), target.arrays.get("view_a"), target)
-        kept = ("status", "seconds", "num_gradients", "rhat", "rhat_median", "notes")
+        kept = ("status", "seconds", "num_gradients", "k_hat", "rhat", "rhat_median", "notes")
         return row | {name: record.info[name] for name in kept if name in record.info}
 
     def _ceiling(self, record: Record) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class Predictive:
         log_weights: (S,), summing to one in exp.
         key: for the few quantities that need random numbers.
         chains: how many Markov chains the members come from, chain after chain; 1 otherwise.
+        spread: the part of each member's variance that is epistemic, (S, n, ...), where a member stands for a whole
+            Gaussian over the parameters; None where it is one parameter tree.
     """
 
     emission: Emission = field(repr=False)
@@ -40,6 +42,7 @@ class Predictive:
     log_weights: np.ndarray = field(repr=False)
     key: Key = field(repr=False)
     chains: int = 1
+    spread: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def size(self) -> int:
@@ -96,15 +99,15 @@ class Predictive:
 
     @cached_property
     def epistemic(self) -> np.ndarray:
-        """The variance of the members' means."""
+        """The variance of the members' means, and what is epistemic within a member."""
         with np.errstate(invalid="ignore"):  # a mean that does not exist stays nan
             centered = self.member_means - self._average(self.member_means)[None]
-            return self._average(centered**2)
+            return self._average(centered**2 if self.spread is None else centered**2 + self.spread)
 
     @cached_property
     def aleatoric(self) -> np.ndarray:
         """The mean of the members' variances."""
-        return self._average(self._moments[1])
+        return self._average(self._moments[1] if self.spread is None else self._moments[1] - self.spread)
 
     @property
     def variance(self) -> np.ndarray:
@@ -170,6 +173,7 @@ class Predictive:
                 jax.tree.map(lambda leaf, p=part: leaf[p], self.members),
                 self.log_weights[part] - np.logaddexp.reduce(self.log_weights[part]),
                 jax.random.fold_in(self.key, i),
+                spread=None if self.spread is None else self.spread[part],
             )
             for i, part in enumerate(parts)
         )

@@ -1,6 +1,6 @@
 """Curvature: second derivatives of a log density, and what a Gaussian can be made of."""
 
-from jaxmap.curvature.examples import sum_over_examples
+from jaxmap.curvature.examples import map_over_examples, sum_over_examples
 from jaxmap.curvature.hessian import hessian
 from jaxmap.curvature.ggn import ggn
 from jaxmap.curvature.affine import is_affine
@@ -12,21 +12,61 @@ from jaxmap.curvature.negative_hessian import (
     unconstrained_outputs,
 )
 from jaxmap.curvature.concave import is_concave
-from jaxmap.curvature.factor import Factor, SingularCurvatureError, factorize, scaled_spectrum
+from jaxmap.curvature.view import View
+from jaxmap.curvature.products import hutchinson, likelihood_product
+from jaxmap.curvature.layers import Layer, find_layers, tap
+from jaxmap.curvature.layered import LayeredNetwork, kronecker_factors, layered_diagonal
+from jaxmap.curvature.low_rank import leading_eigenpairs
+from jaxmap.curvature.precision import (
+    Conditional,
+    Diagonal,
+    Full,
+    Kronecker,
+    LowRank,
+    Precision,
+    moving_size,
+    unpack_precision,
+)
+from jaxmap.curvature.factor import SingularCurvatureError, factorize, scaled_spectrum
+from jaxmap.curvature.structured import diagonal_precision, kronecker_precision, low_rank_precision
+from jaxmap.curvature.functional import output_covariance, spread_of
 
 __all__ = [
-    "Factor",
+    "Conditional",
+    "Diagonal",
+    "Full",
+    "Kronecker",
+    "Layer",
+    "LayeredNetwork",
+    "LowRank",
+    "Precision",
     "SingularCurvatureError",
+    "View",
+    "diagonal_precision",
     "factorize",
+    "find_layers",
     "gauss_newton",
     "ggn",
     "has_outputs",
     "hessian",
+    "hutchinson",
     "is_affine",
     "is_concave",
     "is_linear",
+    "kronecker_factors",
+    "kronecker_precision",
+    "layered_diagonal",
+    "leading_eigenpairs",
+    "likelihood_product",
+    "low_rank_precision",
+    "map_over_examples",
+    "moving_size",
     "negative_hessian",
+    "output_covariance",
     "scaled_spectrum",
+    "spread_of",
     "sum_over_examples",
+    "tap",
     "unconstrained_outputs",
+    "unpack_precision",
 ]

@@ -35,3 +35,23 @@ def sum_over_examples(function: Callable[[Data, Float[Array, " chunk"]], Any], d
     shapes = jax.eval_shape(function, take_examples(data, rows[0]), jnp.ones(chunk))
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.scan(add, zero, rows)[0]
+
+
+def map_over_examples(function: Callable[[Data], Any], data: Data, chunk: int) -> Any:
+    """Stack function(batch) over chunks of the data, one row per example.
+
+    Args:
+        function: returns a pytree of arrays with the leading axis of its batch.
+        data: pytree with leading axis n.
+        chunk: examples held at a time.
+
+    Returns:
+        rows: the same pytree with leading axis n.
+    """
+    n = num_examples(data)
+    if n <= chunk:
+        return function(data)
+    chunks = -(-n // chunk)
+    rows = jnp.minimum(jnp.arange(chunks * chunk), n - 1).reshape(chunks, chunk)
+    parts = jax.lax.map(lambda index: function(take_examples(data, index)), rows)
+    return jax.tree.map(lambda leaf: leaf.reshape(chunks * chunk, *leaf.shape[2:])[:n], parts)

@@ -27,7 +27,7 @@ def ggn(
     data: Data,
     *,
     weights: Any = None,
-    exact: bool = False,
+    kind: str = "ggn",
     diagonal: bool = False,
 ) -> Float[Array, "p p"] | Float[Array, " p"]:
     """Sum J' L J over the examples: the curvature of the negative log-likelihood with the network linearised.
@@ -42,11 +42,11 @@ def ggn(
         z: where, p numbers.
         data: (x, y).
         weights: how often each example counts; once if left out.
-        exact: take the Hessian in u as it is for L. Where u is affine in z, the matrix is then the exact Hessian in z.
+        kind: what L is, as for `output_curvature`. With "exact", where u is affine in z, it is the exact Hessian.
         diagonal: only the diagonal, without forming the matrix.
 
     Returns:
-        matrix: in ravel order; positive semi-definite unless `exact`; or its diagonal.
+        matrix: in ravel order; positive semi-definite unless exact; or its diagonal.
     """
     flat, unravel = ravel_pytree(z)
 
@@ -54,16 +54,12 @@ def ggn(
         made, values = outputs(unravel(v), jax.tree.map(lambda leaf: leaf[None], x))
         return jnp.concatenate([ravel_pytree(made)[0], ravel_pytree(values)[0].astype(made.dtype)])
 
-    def shaped(v: Float[Array, " p"], x: Any) -> tuple[Any, Any]:
-        return outputs(unravel(v), jax.tree.map(lambda leaf: leaf[None], x))
-
-    curvature = _exact_curvature if exact else _output_curvature
     size = num_examples(data)
 
     def part(batch: Data, counted: Float[Array, " chunk"]) -> Array:
         (x, y), given = batch
         jacobian = jax.vmap(lambda example: jax.jacrev(one)(flat, example))(x)
-        middle = jax.vmap(lambda example, target: curvature(emission, *shaped(flat, example), target))(x, y)
+        middle = output_curvature(emission, *outputs(z, x), y, kind)
         middle = middle * (counted if given is None else counted * given).astype(flat.dtype)[:, None, None]
         if diagonal:
             return jnp.einsum("nkp,nkl,nlp->p", jacobian, middle, jacobian)
@@ -80,14 +76,39 @@ def ggn(
     return total if diagonal else (total + total.T) / 2
 
 
-def ggn_kind(emission: Callable[[Any, Any], Any], made: Any, values: Any) -> str:
-    """Say which curvature of the outputs `ggn` uses for this likelihood."""
-    if information(emission(made, values)) is None:
-        return "the Hessian in the outputs, negative eigenvalues set to zero"
-    return "the Fisher information of the outputs"
+KINDS = ("ggn", "exact", "fisher")
 
 
-def _output_curvature(emission: Callable[[Any, Any], Any], made: Any, values: Any, y: Any) -> Array:
+def output_curvature(
+    emission: Callable[[Any, Any], Any], made: Any, values: Any, y: Any, kind: str = "ggn"
+) -> Float[Array, "n k k"]:
+    """The curvature L of -log p(y | u) of each example in u = (network outputs, learned likelihood parameters).
+
+    Args:
+        emission: (network outputs, learned likelihood parameters) -> distribution of y.
+        made: network outputs, (n, ...).
+        values: learned likelihood parameters.
+        y: targets.
+        kind: "ggn", the Fisher information in closed form or else the Hessian, its negative eigenvalues set to zero;
+            "exact", the Hessian; "fisher", the product g g' of the gradient with itself (the empirical Fisher).
+    """
+    one = {"ggn": _information, "exact": _hessian, "fisher": _square}[kind]
+
+    def each(row: Any, target: Any) -> Array:
+        return one(emission, jax.tree.map(lambda leaf: leaf[None], row), values, target)
+
+    return jax.vmap(each)(made, y)
+
+
+def root_of(curvature: Float[Array, "n k k"]) -> Float[Array, "n k k"]:
+    """S with S S' = L for positive semi-definite L."""
+    if curvature.shape[-1] == 1:
+        return jnp.sqrt(jnp.maximum(curvature, 0.0))
+    values, vectors = jnp.linalg.eigh(curvature)
+    return vectors * jnp.sqrt(jnp.maximum(values, 0.0))[:, None]
+
+
+def _information(emission: Callable[[Any, Any], Any], made: Any, values: Any, y: Any) -> Array:
     """The curvature L of -log p(y | u) for one example, shape (k, k), k the size of u."""
     u, unravel = ravel_pytree((made, values))
 
@@ -100,13 +121,21 @@ def _output_curvature(emission: Callable[[Any, Any], Any], made: Any, values: An
         chain = chain.reshape(-1, chain.shape[-2], u.size)
         middle = jnp.broadcast_to(known.information, (*known.theta.shape, known.theta.shape[-1]))
         return jnp.einsum("ekp,ekl,elq->pq", chain, middle.reshape(-1, *middle.shape[-2:]), chain)
-    exact = _exact_curvature(emission, made, values, y)
+    exact = _hessian(emission, made, values, y)
     values_, vectors = jnp.linalg.eigh(exact)
     return (vectors * jnp.maximum(values_, 0.0)[None]) @ vectors.T
 
 
-def _exact_curvature(emission: Callable[[Any, Any], Any], made: Any, values: Any, y: Any) -> Array:
+def _hessian(emission: Callable[[Any, Any], Any], made: Any, values: Any, y: Any) -> Array:
     """The Hessian of -log p(y | u) in u for one example, shape (k, k)."""
     u, unravel = ravel_pytree((made, values))
     target = jax.tree.map(lambda leaf: leaf[None], y)
     return jax.hessian(lambda u: -jnp.sum(emission(*unravel(u)).log_prob(target)))(u)
+
+
+def _square(emission: Callable[[Any, Any], Any], made: Any, values: Any, y: Any) -> Array:
+    """G g', g the gradient of log p(y | u) in u for one example."""
+    u, unravel = ravel_pytree((made, values))
+    target = jax.tree.map(lambda leaf: leaf[None], y)
+    gradient = jax.grad(lambda u: jnp.sum(emission(*unravel(u)).log_prob(target)))(u)
+    return jnp.outer(gradient, gradient)

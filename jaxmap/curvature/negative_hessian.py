@@ -52,7 +52,7 @@ def negative_hessian(density: Density, z: Any, data: Data, weights: Any = None) 
     prior = hessian(lambda v: -density.smooth_log_prior(v), z)
     if is_linear(density.model, data):
         outputs = unconstrained_outputs(density.model)
-        return prior + ggn(outputs, density.model.emission, z, data, weights=weights, exact=True)  # type: ignore[arg-type]
+        return prior + ggn(outputs, density.model.emission, z, data, weights=weights, kind="exact")  # type: ignore[arg-type]
 
     def likelihood(v: Any) -> Any:
         values = density.log_likelihoods(v, data)

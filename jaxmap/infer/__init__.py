@@ -7,6 +7,7 @@ from jaxmap.infer.standard_errors import StandardErrors
 from jaxmap.infer.summary import Summary, summarize
 from jaxmap.infer.storage import Saved, read_saved, write_saved
 from jaxmap.infer.posteriors import Particles, Point, is_posterior
+from jaxmap.infer.grade import Grade
 from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.mixture import MixturePosterior
@@ -14,6 +15,7 @@ from jaxmap.infer.point import MAP, MLE, Given
 from jaxmap.infer.path import Path, path
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
 from jaxmap.infer.load import load
+from jaxmap.infer.ladder import Ladder, Structure
 from jaxmap.infer.laplace import Laplace
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.ensemble import Ensemble
@@ -28,6 +30,8 @@ __all__ = [
     "Ensemble",
     "GaussianPosterior",
     "Given",
+    "Grade",
+    "Ladder",
     "Laplace",
     "MixturePosterior",
     "Particles",
@@ -36,6 +40,7 @@ __all__ = [
     "Problem",
     "Replicates",
     "Saved",
+    "Structure",
     "Summary",
     "fit",
     "fit_problem",

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxmap.curvature import ggn, hessian, sum_over_examples
+from jaxmap.curvature import View, ggn, hessian, negative_hessian, sum_over_examples
 from jaxmap.infer.problem import Problem
-from jaxmap.model import Density, Model
+from jaxmap.model import Density
 from jaxmap.optimize.certificate import EXAMPLES_AT_A_TIME, coordinate_paths
 from jaxmap.trees import in_double
 from jaxmap.types import Data
@@ -23,12 +23,31 @@ class Curved:
     """A density, its gradient and its curvatures at one point, in unconstrained coordinates and in float64.
 
     Programs are compiled once per model and density, and shared with the certificate.
+
+    Args:
+        density: what is looked at.
+        z: where.
+        problem: its model and data.
+        leaves: numbers of the leaves that move, in flattening order; None for all. The gradient and all matrices are
+            those of these leaves.
     """
 
-    def __init__(self, density: Density, z: Any, problem: Problem):
+    def __init__(self, density: Density, z: Any, problem: Problem, leaves: tuple[int, ...] | None = None):
         self.density, self.problem = density, problem
-        self.names = coordinate_paths(z)
-        self._at = (jax.tree.map(jnp.asarray, z) if problem.dtype != np.float64 else z, problem.data)
+        self.view = View(density, leaves)
+        self.z = jax.tree.map(jnp.asarray, z) if problem.dtype != np.float64 else z
+        self._at = (self.z, problem.data)
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """Where the moving coordinates lie in ravel order of z."""
+        return self.view.positions(self.z)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The path of each moving coordinate."""
+        every = coordinate_paths(self.z)
+        return every if self.view.leaves is None else [every[i] for i in self.positions]
 
     @property
     def value(self) -> float:
@@ -38,54 +57,61 @@ class Curved:
     @property
     def gradient(self) -> np.ndarray:
         """Its gradient, (p,)."""
-        return self._value_and_gradient[1]
+        return self._value_and_gradient[1][self.positions]
 
     @cached_property
     def _value_and_gradient(self) -> tuple[float, np.ndarray]:
-        value, gradient = self._run("value", jax.value_and_grad(self.density))
+        value, gradient = self.run("value", jax.value_and_grad(self.density))
         flat = [np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(gradient)]
         return float(value), np.concatenate(flat)
 
     def exact(self) -> tuple[np.ndarray, float]:
         """The Hessian of -log density, (p, p), and its cost in gradients."""
+        view = self.view
 
         def curvature(z: Any, data: Data) -> Any:
-            return hessian(lambda v: -self.density(v, data), z)
+            if view.leaves is None:
+                return negative_hessian(view.density, z, data)
+            return hessian(lambda m: -view.density(view.into(z, m), data), view.of(z))
 
-        matrix = np.asarray(self._run("curvature", curvature), np.float64)
+        matrix = np.asarray(self.run("curvature", curvature), np.float64)
         return matrix, 3.0 * len(matrix)
 
-    def gauss_newton(self) -> tuple[np.ndarray, float]:
-        """The GGN of the likelihood plus the Hessian of everything else, (p, p), and its cost in gradients."""
-        model, density = self.problem.model, self.density
+    def gauss_newton(self, kind: str = "ggn") -> tuple[np.ndarray, float]:
+        """The GGN (or empirical Fisher matrix) of the likelihood plus the Hessian of the rest, and its cost."""
+        view, emission = self.view, self.problem.model.emission
 
         def curvature(z: Any, data: Data) -> Any:
-            likelihood = ggn(unconstrained_outputs(model), model.emission, z, data)  # type: ignore[arg-type]
-            return likelihood + hessian(lambda v: -density.log_prior(v), z)
+            return ggn(view.outputs(z), emission, view.of(z), data, kind=kind)  # type: ignore[arg-type]
 
-        matrix = np.asarray(self._run("ggn", curvature), np.float64)
-        z, (x, *_) = self._at
-        shapes = jax.eval_shape(unconstrained_outputs(model), z, x)
-        width = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes)) / self.problem.num_examples
-        return matrix, float(np.ceil(width))
+        matrix = np.asarray(self.run(kind, curvature), np.float64)
+        return matrix + self.of_prior(), float(np.ceil(self.output_width))
+
+    @property
+    def output_width(self) -> float:
+        """How many numbers the network outputs per example."""
+        made, _ = jax.eval_shape(self.view.outputs(self.z), self.view.of(self.z), self.problem.data[0])
+        return made.size / self.problem.num_examples
 
     def of_prior(self) -> np.ndarray:
         """The Hessian of everything that does not depend on the data, negated, (p, p)."""
+        view = self.view
 
         def curvature(z: Any, data: Data) -> Any:
-            return hessian(lambda v: -self.density.log_prior(v), z)
+            return hessian(lambda m: -view.density.smooth_log_prior(view.into(z, m)), view.of(z))
 
-        return np.asarray(self._run("prior curvature", curvature), np.float64)
+        return np.asarray(self.run("prior curvature", curvature), np.float64)
 
     def score_products(self) -> np.ndarray:
         """Sum over the examples of g g', g the gradient of one log-likelihood, (p, p), in bounded memory."""
+        view = self.view
 
         def products(z: Any, data: Data) -> Any:
-            flat, unravel = ravel_pytree(z)
+            flat, unravel = ravel_pytree(view.of(z))
 
             def score(example: Any) -> Any:
                 batch = jax.tree.map(lambda leaf: leaf[None], example)
-                return jax.grad(lambda v: jnp.sum(self.density.log_likelihoods(unravel(v), batch)))(flat)
+                return jax.grad(lambda v: jnp.sum(view.log_likelihoods(z)(unravel(v), batch)))(flat)
 
             def part(batch: Data, weights: Any) -> Any:
                 scores = jnp.where(weights[:, None] > 0, jax.vmap(score)(batch), 0.0)
@@ -94,17 +120,20 @@ class Curved:
             chunk = min(EXAMPLES_AT_A_TIME, max(1, SCORE_NUMBERS // flat.size))
             return sum_over_examples(part, data, chunk)
 
-        return np.asarray(self._run("score products", products), np.float64)
+        return np.asarray(self.run("score products", products), np.float64)
 
-    def _run(self, name: str, function: Any) -> Any:
-        program = self.problem.model.programs.setdefault((name, self.density), jax.jit(function))
-        return in_double(program, *self._at)
+    def held_log_prior(self) -> float:
+        """The prior's part that belongs to the leaves that do not move."""
+        return float(self.run("held prior", lambda z, data: self.view.held_log_prior(z)))
 
+    def run(self, name: Any, function: Any, *extra: Any, double: bool = True) -> Any:
+        """Call function(z, data, *extra), compiled once per model, density and moving leaves.
 
-def unconstrained_outputs(model: Model) -> Any:
-    """`model.outputs` as a function of unconstrained coordinates."""
-
-    def outputs(z: Any, x: Any) -> Any:
-        return model.outputs(model.space.constrain(z), x)  # type: ignore[misc]
-
-    return outputs
+        Args:
+            name: of the program; with the density and the leaves it says all that the function closes over.
+            function: what to compile.
+            extra: further arrays.
+            double: compute in float64.
+        """
+        program = self.problem.model.programs.setdefault((name, self.view), jax.jit(function))
+        return in_double(program, *self._at, *extra) if double else program(*self._at, *extra)

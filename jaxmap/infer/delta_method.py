@@ -1,5 +1,7 @@
 """The delta method: spreads and intervals in the user's space from a covariance in unconstrained coordinates."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +11,8 @@ from scipy.stats import norm
 
 from jaxmap.model import Space
 from jaxmap.model.space import axis_of
+
+Block = Callable[[int, int], np.ndarray]
 
 
 class Spread(NamedTuple):
@@ -27,7 +31,7 @@ class Spread(NamedTuple):
     ratio: Any
 
 
-def carry(space: Space, z: Any, covariance: np.ndarray, level: float) -> Spread:
+def carry(space: Space, z: Any, variances: np.ndarray, block: Block, level: float) -> Spread:
     """Carry a covariance C of unconstrained coordinates to the user's parameters theta(z).
 
     error^2 = diag(J C J'), J = d theta / d z. Of each number the interval is t(u +- q error / |t'(u)|), q the normal
@@ -39,7 +43,8 @@ def carry(space: Space, z: Any, covariance: np.ndarray, level: float) -> Spread:
     Args:
         space: the map z -> theta.
         z: where, p numbers.
-        covariance: C, (p, p), in ravel order.
+        variances: the diagonal of C, (p,), in ravel order.
+        block: (begin, end) -> C[begin:end, begin:end], asked for where a leaf's numbers are tied together.
         level: of the intervals, between 0 and 1.
 
     Returns:
@@ -50,7 +55,9 @@ def carry(space: Space, z: Any, covariance: np.ndarray, level: float) -> Spread:
     ends = np.cumsum([0, *(leaf.size for leaf in leaves)])
     with jax.enable_x64(True):
         made = [
-            _carry_leaf(support, transform, jnp.asarray(leaf), covariance[begin:end, begin:end], quantile)
+            _carry_leaf(
+                support, transform, jnp.asarray(leaf), variances[begin:end], partial(block, begin, end), quantile
+            )
             for support, transform, leaf, begin, end in zip(
                 space.supports, space.transforms, leaves, ends[:-1], ends[1:], strict=True
             )
@@ -72,17 +79,19 @@ def _shapes(space: Space, z: Any) -> list[tuple[int, ...]]:
     return [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(space.constrain, z))]
 
 
-def _carry_leaf(support: Any, transform: Any, z: Any, covariance: np.ndarray, quantile: float) -> tuple[Any, ...]:
+def _carry_leaf(
+    support: Any, transform: Any, z: Any, variances: np.ndarray, block: Callable[[], np.ndarray], quantile: float
+) -> tuple[Any, ...]:
     """The four numbers of `Spread` for each entry of one leaf."""
     axis, own = axis_of(support)
     theta = transform(z)
     if own:
-        at, spread = z, np.sqrt(np.diag(covariance)).reshape(z.shape)
+        at, spread = z, np.sqrt(variances).reshape(z.shape)
         slope = np.abs(_slope(axis, at))
         error = slope * spread
     else:
         jacobian = np.asarray(jax.jacfwd(transform)(z)).reshape(theta.size, z.size)
-        variance = np.einsum("ij,jk,ik->i", jacobian, covariance, jacobian, optimize=True)
+        variance = np.einsum("ij,jk,ik->i", jacobian, block(), jacobian, optimize=True)
         error = np.sqrt(np.maximum(variance, 0.0)).reshape(theta.shape)
         at = axis.inv(theta)
         slope = np.abs(_slope(axis, at))

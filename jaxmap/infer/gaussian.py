@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from scipy.linalg import cho_solve
 
-from jaxmap.curvature import Factor
+from jaxmap.curvature import Conditional, Full, Precision, moving_size, unpack_precision
 from jaxmap.infer.delta_method import carry
+from jaxmap.infer.grade import Grade
 from jaxmap.infer.posteriors import Particles, equal_weights, line_of
 from jaxmap.infer.storage import (
     Saved,
@@ -22,7 +22,7 @@ from jaxmap.infer.storage import (
     unpack_tree,
     write_saved,
 )
-from jaxmap.infer.summary import Summary, estimate_columns, fit_header, notes, status_note, summarize, title_of
+from jaxmap.infer.summary import Summary, estimate_columns, fit_header, host, notes, status_note, summarize, title_of
 from jaxmap.model import Space
 from jaxmap.trees import float_dtype, precision_scope, settled
 from jaxmap.types import Info, Key, Params
@@ -30,26 +30,35 @@ from jaxmap.types import Info, Key, Params
 
 @dataclass(frozen=True, eq=False)
 class Covariance:
-    """H^-1 as an operator; `dense()` writes it out."""
+    """C = H^-1 as an operator; `dense()` writes it out."""
 
-    factor: Factor
+    precision: Precision
 
     @property
     def shape(self) -> tuple[int, int]:
         """(p, p)."""
-        return self.factor.chol_prec.shape  # type: ignore[return-value]
+        return self.precision.size, self.precision.size
 
     def dense(self) -> np.ndarray:
         """The matrix, (p, p)."""
-        return self.factor.covariance()
+        if isinstance(self.precision, Full):
+            return self.precision.root @ self.precision.root.T
+        return self @ np.eye(self.shape[0])
 
     def diagonal(self) -> np.ndarray:
         """The variances, (p,)."""
-        root = self.factor.whiten_inverse(np.eye(self.shape[0]))
-        return np.sum(root**2, axis=1)
+        return np.asarray(self.precision.variances(), np.float64)
+
+    def block(self, begin: int, end: int) -> np.ndarray:
+        """C[begin:end, begin:end]."""
+        units = np.zeros((self.shape[0], end - begin))
+        units[begin:end] = np.eye(end - begin)
+        return (self @ units)[begin:end]
 
     def __matmul__(self, vectors: np.ndarray) -> np.ndarray:
-        return cho_solve((self.factor.chol_prec, True), vectors)
+        columns = np.asarray(vectors)
+        found = self.precision.solve(columns[:, None] if columns.ndim == 1 else columns)
+        return found[:, 0] if columns.ndim == 1 else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,21 +67,24 @@ class GaussianPosterior:
 
     Attributes:
         mean: unconstrained coordinates, a tree.
-        factor: of the precision, in ravel order of `mean`.
+        precision: H, in ravel order of `mean`, in the structure that was asked for.
         space: the way back to the user's parameters.
         info: how it was found.
-        log_evidence: log of the integral of the joint density, by Laplace's formula, in nats.
+        log_evidence: log of the integral of the joint density, in nats: by Laplace's formula, or the bound that a
+            variational fit reached. Where only some leaves move, of the density of these given the others.
         linearised: True where the curvature is that of the linearised network, which then predicts best.
         prior: False where it is the Gaussian of a likelihood alone, around an MLE.
+        grade: how good the approximation is; None where it was not graded.
     """
 
     mean: Any
-    factor: Factor
+    precision: Precision
     space: Space = field(repr=False)
     info: Info
     log_evidence: float
     linearised: bool = False
     prior: bool = True
+    grade: Grade | None = None
 
     @property
     def dtype(self) -> Any:
@@ -88,14 +100,28 @@ class GaussianPosterior:
     @property
     def covariance(self) -> "Covariance":
         """The covariance over the unconstrained dimensions, as an operator."""
-        return Covariance(self.factor)
+        return Covariance(self.precision)
+
+    @property
+    def moving(self) -> tuple[int, ...] | None:
+        """The numbers, in flattening order, of the leaves that have a variance; None for all."""
+        if not isinstance(self.precision, Conditional):
+            return None
+        sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(self.mean)]
+        begins = np.cumsum([0, *sizes[:-1]])
+        return tuple(int(k) for k in np.flatnonzero(np.isin(begins, self.precision.positions)))
+
+    def distance(self, z: Any) -> float:
+        """|W'(z - mean)|: how far coordinates are from the mean, in posterior standard deviations."""
+        flat, mean = (np.asarray(ravel_pytree(host(t))[0], np.float64) for t in (z, self.mean))
+        return float(np.linalg.norm(self.precision.whiten((flat - mean)[:, None])))
 
     def sample_unconstrained(self, key: Key, n: int) -> Any:
         """Draw n coordinate trees, stacked."""
         with precision_scope(self.dtype):
             flat, unravel = ravel_pytree(self.mean)
-            noise = np.asarray(jax.random.normal(key, (n, flat.size), self.dtype), np.float64)
-            z = np.asarray(flat, np.float64)[None] + self.factor.whiten_inverse(noise.T).T
+            noise = np.asarray(jax.random.normal(key, (n, flat.size), self.dtype))
+            z = np.asarray(flat)[None] + self.precision.color(noise.T).T
             return settled(jax.vmap(unravel)(jnp.asarray(z, self.dtype)))
 
     def sample(self, key: Key, n: int) -> Params:
@@ -110,12 +136,20 @@ class GaussianPosterior:
         return Particles(self.sample(key, count), equal_weights(count))
 
     def log_prob(self, params: Params) -> float:
-        """Log density of the approximation at params, in the user's space (Jacobian included)."""
+        """Log density of the approximation at params, in the user's space (Jacobian included).
+
+        Where only some leaves move it is that of these, and -inf where another one differs from the mode.
+        """
         with jax.enable_x64(True):
             z = self.space.unconstrain(jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), params))
             flat, mean = (np.asarray(ravel_pytree(t)[0], np.float64) for t in (z, self.mean))
-            white = self.factor.chol_prec.T @ (flat - mean)
-            log_normal = 0.5 * self.factor.log_det - 0.5 * len(flat) * np.log(2 * np.pi) - 0.5 * white @ white
+            move = flat - mean
+            if isinstance(self.precision, Conditional):
+                held = np.delete(move, self.precision.positions)
+                if np.any(np.abs(held) > 1e-6 * np.maximum(1.0, np.abs(np.delete(mean, self.precision.positions)))):
+                    return -np.inf
+            size, white = moving_size(self.precision), self.precision.whiten(move[:, None])
+            log_normal = 0.5 * self.precision.log_det - 0.5 * size * np.log(2 * np.pi) - 0.5 * np.sum(white**2)
             return float(log_normal - self.space.log_jacobian(z))
 
     def summary(self, level: float = 0.95) -> Summary:
@@ -124,30 +158,33 @@ class GaussianPosterior:
         By the delta method, as in `Point.summary`. The Gaussian of a likelihood alone, of `Laplace(MLE())`, has
         standard errors and Wald tests instead: with `hessian="exact"` those of `MLE`'s own summary.
         """
-        spread = carry(self.space, self.mean, self.covariance.dense(), level)
+        covariance = self.covariance
+        spread = carry(self.space, self.mean, covariance.diagonal(), covariance.block, level)
         columns = estimate_columns(self.mode, spread, level, posterior=self.prior)
-        header = fit_header(self.info, len(self.factor.chol_prec), None, self.prior)
+        header = fit_header(self.info, moving_size(self.precision), None, self.prior)
         evidence = f"log evidence {self.log_evidence:.4f}." if self.prior else ""
         said = notes([status_note(self.info), evidence, *self.info.notes])
         return summarize(title_of(self.info), columns, said, header)
 
     def packed(self) -> Saved:
         """As plain values and arrays."""
-        arrays: dict[str, np.ndarray] = {"chol_prec": self.factor.chol_prec}
-        header = {"kind": "GaussianPosterior", "rung": self.factor.rung, "added": self.factor.added}
+        arrays: dict[str, np.ndarray] = {}
+        header: dict[str, Any] = {"kind": "GaussianPosterior", "precision": self.precision.packed(arrays, "precision")}
         header |= {"log_evidence": self.log_evidence, "linearised": self.linearised, "prior": self.prior}
         header |= {"info": pack_info(self.info, arrays), "mean": pack_tree(self.mean, "mean", arrays)}
+        header |= {"grade": None if self.grade is None else pack_grade(self.grade, arrays)}
         return Saved(header | {"space": self.space.to_plain()}, arrays)
 
     @classmethod
     def from_saved(cls, saved: Saved, model: Any = None) -> "GaussianPosterior":
         """The inverse of `packed`."""
-        header, arrays = saved.header, saved.arrays
-        mean = unpack_tree(header["mean"], "mean", arrays, None if model is None else model.start)
-        factor = Factor(arrays["chol_prec"], header["rung"], header["added"])
+        header, arrays, start = saved.header, saved.arrays, None if model is None else model.start
+        mean = unpack_tree(header["mean"], "mean", arrays, start)
+        precision = unpack_precision(header["precision"], arrays, "precision")
         info = unpack_info(header["info"], arrays)
-        flags = (header["linearised"], header.get("prior", True))
-        return cls(mean, factor, space_of(header, mean, model), info, header["log_evidence"], *flags)
+        grade = None if header["grade"] is None else unpack_grade(header["grade"], arrays, start)
+        flags = (header["linearised"], header["prior"], grade)
+        return cls(mean, precision, space_of(header, mean, model), info, header["log_evidence"], *flags)
 
     def save(self, folder: str | Path) -> Path:
         """Write to a folder, atomically; `jm.load` reads it."""
@@ -155,3 +192,15 @@ class GaussianPosterior:
 
     def __repr__(self) -> str:
         return f"GaussianPosterior({line_of(self.info)})"
+
+
+def pack_grade(grade: Grade, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """A grade as plain values; its trees go to the arrays."""
+    numbers = {name: getattr(grade, name) for name in ("k_hat", "draws", "ess", "log_evidence")}
+    return numbers | {name: pack_tree(getattr(grade, name), f"grade/{name}", arrays) for name in ("mean", "sd")}
+
+
+def unpack_grade(plain: dict[str, Any], arrays: dict[str, np.ndarray], template: Any) -> Grade:
+    """The inverse of `pack_grade`."""
+    trees = {name: unpack_tree(plain[name], f"grade/{name}", arrays, template) for name in ("mean", "sd")}
+    return Grade(**plain | trees)

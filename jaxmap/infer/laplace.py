@@ -1,24 +1,28 @@
 """The Laplace approximation: a Gaussian at the mode, in unconstrained coordinates."""
 
+import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmap.curvature import Factor, SingularCurvatureError, factorize
+from jaxmap.curvature import Precision, SingularCurvatureError, find_layers, moving_size
 from jaxmap.infer.curved import Curved
 from jaxmap.infer.gaussian import GaussianPosterior
-from jaxmap.infer.point import MAP, Climbs, describe
+from jaxmap.infer.grade import DRAWS, GRADED_UP_TO, Grade, grade
+from jaxmap.infer.ladder import FULL_UP_TO, HESSIANS, STRUCTURES, Ladder, Structure
+from jaxmap.infer.point import MAP, Climbs, check_counts, describe
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch, check_method
 from jaxmap.model import Density
 from jaxmap.optimize import Budget, choose_solver, maximize
-from jaxmap.types import FitError, Method, Posterior, Seeds, Status
+from jaxmap.trees import paths
+from jaxmap.types import FitError, Key, Method, Posterior, Seeds, Status
 
-FULL_UP_TO = 12_000
-"""Parameters for which a P x P matrix in float64 (about 1 GiB) is still formed."""
+LAST_LAYER = "last_layer"
 
 
 @dataclass(frozen=True)
@@ -30,128 +34,210 @@ class Laplace:
     Args:
         at: where: a method or a fitted point. A constrained mode is climbed on to the unconstrained one (said in
             `info.notes`); `MLE()` gives the Gaussian of the likelihood alone, without prior and Jacobian.
-        curvature: "full", the P x P matrix.
-        hessian: "ggn", the generalised Gauss-Newton matrix (networks), "exact", or None: "ggn" where the model has
-            network outputs, else "exact".
+        curvature: what H is made of. "full", the P x P matrix; "diagonal"; "kronecker", a Kronecker product per dense
+            and convolution layer plus the prior (K-FAC), the rest diagonal; "low_rank", the leading `rank` eigenpairs
+            of the likelihood's curvature plus the prior's diagonal; "last_layer", short for subset="last_layer".
+        hessian: "exact", the Hessian; "ggn", the generalised Gauss-Newton matrix; "fisher", the empirical Fisher
+            matrix; None: "ggn" where the model has network outputs, else "exact".
+        subset: which leaves move, the others stay at the mode: "last_layer", or path patterns such as "*/bias"; None
+            for all.
+        rank: of the low-rank part.
+        probes: random vectors that estimate the diagonal (Hutchinson) instead of computing it; None: exact.
+        grade: draws that grade the result against the true density (about a third of a gradient each), 0 for none;
+            None: 1000 for up to 2000 parameters.
         force: accept a point that is not a maximum, with negative eigenvalues turned positive.
     """
 
     at: Method | Posterior = MAP(space="unconstrained")
     curvature: str = "full"
     hessian: str | None = None
+    subset: str | Sequence[str] | None = None
+    rank: int = 64
+    probes: int | None = None
+    grade: int | None = None
     force: bool = False
 
     def __post_init__(self) -> None:
-        if self.curvature != "full":
-            raise ValueError(f"Expected curvature='full'; got {self.curvature!r}.")
-        if self.hessian not in (None, "ggn", "exact"):
-            raise ValueError(f"Expected hessian='ggn', 'exact' or None; got {self.hessian!r}.")
+        if self.curvature == LAST_LAYER:
+            object.__setattr__(self, "curvature", "full")
+            object.__setattr__(self, "subset", self.subset or LAST_LAYER)
+        if self.subset is not None and not isinstance(self.subset, str):
+            object.__setattr__(self, "subset", tuple(self.subset))
+        if self.curvature not in STRUCTURES:
+            known = ", ".join(map(repr, (*STRUCTURES, LAST_LAYER)))
+            raise ValueError(f"Expected curvature to be one of {known}; got {self.curvature!r}.")
+        if self.hessian not in (None, *HESSIANS):
+            raise ValueError(f"Expected hessian='ggn', 'exact', 'fisher' or None; got {self.hessian!r}.")
+        if self.curvature == "kronecker" and self.hessian == "exact":
+            raise ValueError("Expected hessian='ggn' or 'fisher' with curvature='kronecker'; got 'exact'.")
+        check_counts(rank=self.rank, probes=self.probes)
+        if self.grade is not None and (not isinstance(self.grade, int) or self.grade < 0 or 0 < self.grade < 25):
+            raise ValueError(f"Expected grade to be 0 or at least 25 draws; got {self.grade!r}.")
         if not isinstance(self.at, Point):
             check_method(self.at, "`at`")
 
-    def run(self, problem: Problem, seeds: Seeds) -> list[Any]:
+    def run(self, problem: Problem, seeds: Seeds) -> "Modes":
         """Find the modes, all in one program where the method can."""
-        if self.hessian == "ggn" and problem.model.outputs is None:
-            raise ValueError("Expected a model with network outputs for hessian='ggn'. Use hessian='exact'.")
-        if problem.num_params > FULL_UP_TO:
+        outputs = problem.model.outputs
+        if outputs is None and (self.hessian == "ggn" or self.curvature == "kronecker"):
+            asked = "hessian='ggn'" if self.hessian == "ggn" else "curvature='kronecker'"
+            raise ValueError(f"Expected a model with network outputs for {asked}. Use hessian='exact'.")
+        if self.curvature == "full" and self.subset is None and problem.num_params > FULL_UP_TO:
             raise ValueError(
                 f"Expected at most {FULL_UP_TO} parameters for curvature='full'; got {problem.num_params}, whose "
-                "matrix does not fit. Use fewer parameters."
+                "matrix does not fit. Use curvature='kronecker' or 'diagonal', or subset='last_layer'."
             )
-        return list(problem.solve(self.at, seeds))
+        return Modes(list(problem.solve(self.at, seeds)), seeds.keys)
 
-    def finish(self, problem: Problem, runs: list[Any], index: int) -> GaussianPosterior:
-        """Curvature, ladder and evidence at one mode.
+    def finish(self, problem: Problem, runs: "Modes", index: int) -> GaussianPosterior:
+        """Curvature, ladder, evidence and grade at one mode.
 
         Raises:
             FitError: the mode diverged, is not a maximum, or the curvature is flat; says what to do instead.
         """
-        point = runs[index]
+        point = self._usable(problem, runs.points[index])
+        watch = Stopwatch()
+        point, notes = _unconstrained_mode(point, problem)
+        self._refuse(point)
+        density = Density(problem.model, point.prior, point.prior and not problem.model.space.is_real)
+        leaves = moving_leaves(self.subset, problem, point.z)
+        at = Curved(density, point.z, problem, leaves)
+        draw, probe = jax.random.split(jax.random.fold_in(runs.keys[index], CURVATURE))
+        kind = self.hessian or ("exact" if problem.model.outputs is None else "ggn")
+        try:
+            rung = Ladder(at, Structure(self.curvature, self.rank, self.probes), probe).climb(kind, self.force)
+        except SingularCurvatureError as error:
+            raise FitError(f"Laplace has no curvature to stand on: {error}", last=point.mode) from error
+        graded = self._graded(draw, density, problem, point, rung.precision)
+        held = f"Only {', '.join(_named(problem, leaves))} move; the rest stays at the mode." if leaves else ""
+        said = [*point.info.notes, *notes, f"Curvature: {rung.text}.", held, gradient_note(at, rung.precision)]
+        info = replace(
+            point.info,
+            method=describe(self),
+            target=f"Gaussian at the {point.info.target}",
+            notes=tuple(note for note in [*said, graded.note if graded else self._ungraded()] if note),
+            diagnostics=point.info.diagnostics | (graded.diagnostics if graded else {}),
+            num_gradients=point.info.num_gradients + rung.cost + (graded.draws / 3 if graded else 0.0),
+            seconds=point.info.seconds + watch.seconds,
+        )
+        size = moving_size(rung.precision)
+        value = at.value - (at.held_log_prior() if leaves else 0.0)
+        evidence = float(value + 0.5 * size * np.log(2 * np.pi) - 0.5 * rung.precision.log_det)
+        tangent = rung.kind != "exact" and problem.model.outputs is not None
+        space = problem.model.space
+        return GaussianPosterior(point.z, rung.precision, space, info, evidence, tangent, point.prior, graded)
+
+    def _usable(self, problem: Problem, point: Any) -> Point:
+        """A point of this model.
+
+        Raises:
+            FitError: the fit of the point failed.
+            TypeError, ValueError: another kind of posterior, or another model's.
+        """
         if isinstance(point, FitError):
             raise point
         if not isinstance(point, Point):
             raise TypeError(f"Expected Laplace at a point; got {type(point).__name__}. Use jm.Laplace(at=jm.MAP()).")
-        if [jnp.shape(v) for v in jax.tree.leaves(point.mode)] != [
-            v.shape for v in jax.tree.leaves(problem.model.start)
-        ]:
+        shapes, own = ([jnp.shape(v) for v in jax.tree.leaves(t)] for t in (point.mode, problem.model.start))
+        if shapes != own:
             raise ValueError("Expected a point of this model; got one over other parameters. Fit it with this model.")
-        watch = Stopwatch()
-        point, notes = _unconstrained_mode(point, problem)
-        if point.info.status in (Status.NOT_A_MAXIMUM, Status.AT_BOUNDARY) and not self.force:
-            flat = ", ".join(point.info.certificate.flat) if point.info.certificate else "unknown directions"
+        return point
+
+    def _refuse(self, point: Point) -> None:
+        """Refuse what is no smooth maximum, unless told otherwise.
+
+        Raises:
+            FitError: says what to do instead.
+        """
+        if self.force:
+            return
+        certificate = point.info.certificate
+        if point.info.status in (Status.NOT_A_MAXIMUM, Status.AT_BOUNDARY):
+            flat = ", ".join(certificate.flat) if certificate else "unknown directions"
             raise FitError(
                 f"Laplace needs a maximum; the search ended where the density is flat or grows along {flat}. "
                 "Give these parameters a prior, or sample with jm.NUTS(); force=True overrides.",
                 last=point.mode,
             )
-        held = point.info.certificate.held if point.info.certificate else ()
-        if held and not self.force:
+        if certificate and certificate.held:
             raise FitError(
-                f"Laplace needs a smooth mode; {', '.join(held[:8])} lie at the kink of an L1 prior, where no Gaussian "
-                "fits. Sample with jm.NUTS(), use a Gaussian prior, or drop these parameters; force=True overrides.",
+                f"Laplace needs a smooth mode; {', '.join(certificate.held[:8])} lie at the kink of an L1 prior, where "
+                "no Gaussian fits. Sample with jm.NUTS(), use a Gaussian prior, or drop these parameters; force=True "
+                "overrides.",
                 last=point.mode,
             )
-        density = Density(problem.model, point.prior, point.prior and not problem.model.space.is_real)
-        kind = self.hessian or ("exact" if problem.model.outputs is None else "ggn")
-        found = Ladder(density, point.z, problem)
-        factor, rung, spent = found.climb_ladder(kind, self.force, point)
-        info = replace(
-            point.info,
-            method=describe(self),
-            target=f"Gaussian at the {point.info.target}",
-            notes=(*point.info.notes, *notes, f"Curvature: {rung}.", *found.gradient_note(factor)),
-            num_gradients=point.info.num_gradients + spent,
-            seconds=point.info.seconds + watch.seconds,
+
+    def _graded(self, key: Key, density: Density, problem: Problem, point: Point, precision: Precision) -> Grade | None:
+        """The grade; None where none was wanted or there are too many parameters for one."""
+        if self.grade == 0 or (self.grade is None and moving_size(precision) > GRADED_UP_TO):
+            return None
+        return grade(key, density, problem, point.z, precision, self.grade or DRAWS)
+
+    def _ungraded(self) -> str:
+        return "" if self.grade == 0 else "Not graded: too many parameters for importance weights; grade=1000 insists."
+
+
+CURVATURE = 4
+"""The tag folded into a key for random directions and for the draws of the grade."""
+
+
+class Modes(NamedTuple):
+    """What `run` leaves for `finish`."""
+
+    points: list[Any]
+    keys: Any
+
+
+def moving_leaves(subset: Any, problem: Problem, z: Any) -> tuple[int, ...] | None:
+    """The numbers of the leaves that a subset names, None for all.
+
+    Raises:
+        ValueError: it names none.
+    """
+    if subset is None:
+        return None
+    named = paths(z)
+    if subset == LAST_LAYER:
+        return _last_layer(problem, z)
+    patterns = (subset,) if isinstance(subset, str) else subset
+    for pattern in patterns:
+        if not any(_matches(path, pattern) for path in named):
+            raise ValueError(f"Expected subset to name parameters; {pattern!r} matches none of {', '.join(named)}.")
+    chosen = tuple(k for k, path in enumerate(named) if any(_matches(path, pattern) for pattern in patterns))
+    return None if len(chosen) == len(named) else chosen
+
+
+def _matches(path: str, pattern: str) -> bool:
+    inner = path.removeprefix("network/")
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (path, "/" + path, inner, "/" + inner))
+
+
+def _last_layer(problem: Problem, z: Any) -> tuple[int, ...]:
+    model = problem.model
+    if model.outputs is None:
+        raise ValueError("Expected a model with a network for subset='last_layer'; got none. Name paths instead.")
+    found = find_layers(lambda z, x: model.outputs(model.space.constrain(z), x)[0], z, problem.data[0])  # type: ignore[misc]
+    if not found:
+        raise ValueError(
+            "Expected a network with dense or convolution layers for subset='last_layer'; found none. "
+            f"Name paths instead, of {', '.join(paths(z))}."
         )
-        evidence = found.value + 0.5 * problem.num_params * np.log(2 * np.pi) - 0.5 * factor.log_det
-        linear = "Gauss-Newton" in rung
-        return GaussianPosterior(point.z, factor, problem.model.space, info, float(evidence), linear, point.prior)
+    return tuple(sorted(found[-1].leaves))
 
 
-class Ladder(Curved):
-    """The curvatures of a density at one point, from the best downwards."""
+def _named(problem: Problem, leaves: tuple[int, ...] | None) -> list[str]:
+    return [path for k, path in enumerate(paths(problem.model.start)) if leaves is None or k in leaves][:8]
 
-    def climb_ladder(self, kind: str, force: bool, point: Point) -> tuple[Factor, str, float]:
-        """Exact Hessian, then Gauss-Newton, then clipped eigenvalues; says on which rung it stands."""
-        spent = 0.0
-        if kind == "exact":
-            matrix, cost = self.exact()
-            spent += cost
-            try:
-                return factorize(matrix, self.names), "exact Hessian", spent
-            except SingularCurvatureError as error:
-                indefinite = "negative curvature" in str(error)
-                if not indefinite or (self.problem.model.outputs is None and not force):
-                    raise self._refusal(error, point) from error
-                if self.problem.model.outputs is None:
-                    factor = factorize(matrix, self.names, clip=True)
-                    return (
-                        factor,
-                        f"exact Hessian, eigenvalues clipped (at most {factor.added:.3g} added)",
-                        spent,
-                    )
-        matrix, cost = self.gauss_newton()
-        try:
-            factor = factorize(matrix, self.names, clip=True)
-        except SingularCurvatureError as error:
-            raise self._refusal(error, point) from error
-        rung = "Gauss-Newton" if kind == "ggn" else "Gauss-Newton (the exact Hessian is indefinite here)"
-        if factor.added:
-            rung += f", eigenvalues clipped (at most {factor.added:.3g} added)"
-        return factor, rung, spent + cost
 
-    def gradient_note(self, factor: Factor) -> tuple[str, ...]:
-        """The remaining gradient in posterior standard deviations, where it is worth a word."""
-        from scipy.linalg import solve_triangular
-
-        with np.errstate(over="ignore"):  # a run-away that was forced
-            distance = float(np.linalg.norm(solve_triangular(factor.chol_prec, self.gradient, lower=True)))
-        if distance < 1e-2:
-            return ()
-        return (f"The mode is {distance:.2g} posterior standard deviations away by its gradient.",)
-
-    def _refusal(self, error: Exception, point: Point) -> FitError:
-        return FitError(f"Laplace has no curvature to stand on: {error}", last=point.mode)
+def gradient_note(at: Curved, precision: Precision) -> str:
+    """The remaining gradient in posterior standard deviations, sqrt(g' H^-1 g), where it is worth a word."""
+    moves = np.zeros((precision.size, 1))
+    moves[at.positions, 0] = at.gradient
+    with np.errstate(over="ignore", invalid="ignore"):  # a run-away that was forced
+        distance = float(np.sqrt(max(float(moves[:, 0] @ precision.solve(moves)[:, 0]), 0.0)))
+    if distance < 1e-2:
+        return ""
+    return f"The mode is {distance:.2g} posterior standard deviations away by its gradient."
 
 
 def _unconstrained_mode(point: Point, problem: Problem) -> tuple[Point, tuple[str, ...]]:

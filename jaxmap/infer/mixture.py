@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from scipy.special import logsumexp
 
 from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.posteriors import Particles, line_of
 from jaxmap.infer.storage import Saved, pack_info, unpack_info, write_saved
-from jaxmap.infer.summary import Summary, host, summarize, title_of
+from jaxmap.infer.summary import Summary, summarize, title_of
 from jaxmap.types import Info, Key, Params
 
 SAME_MODE = 0.1
@@ -43,7 +42,7 @@ class MixturePosterior:
             return None
         distinct: list[GaussianPosterior] = []
         for member in self.members:
-            if not any(_distance(member, other) < SAME_MODE for other in distinct):
+            if not any(other.distance(member.mean) / np.sqrt(other.precision.size) < SAME_MODE for other in distinct):
                 distinct.append(member)
         return float(np.asarray(logsumexp([member.log_evidence for member in distinct])))
 
@@ -109,9 +108,3 @@ class MixturePosterior:
 
     def __repr__(self) -> str:
         return f"MixturePosterior({len(self.members)} members; {line_of(self.info)})"
-
-
-def _distance(a: GaussianPosterior, b: GaussianPosterior) -> float:
-    """Between two means, in the posterior standard deviations of the second."""
-    flat = [np.asarray(ravel_pytree(host(p.mean))[0], np.float64) for p in (a, b)]
-    return float(np.linalg.norm(b.factor.chol_prec.T @ (flat[0] - flat[1])) / np.sqrt(len(flat[0])))

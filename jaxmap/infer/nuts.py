@@ -128,7 +128,7 @@ class NUTS:
         cost = {"gradients": found.info.num_gradients, "seconds": found.info.seconds, "notes": notes}
         if isinstance(found, GaussianPosterior):
             mean = ravel_pytree(found.mean)[0].astype(problem.dtype)
-            root = jnp.asarray(found.factor.whiten_inverse(np.eye(size)), problem.dtype)
+            root = jnp.asarray(found.precision.color(np.eye(size)), problem.dtype)
             positions = jax.random.normal(key, (self.chains, size), problem.dtype)
             return Begun(positions, Frame(mean, root), whitened=True, **cost)
         return Begun(_positions(found, problem, key, self.chains), frame, **cost)

@@ -142,7 +142,8 @@ def estimates_with_errors(point: Point, problem: Problem, errors: str, level: fl
     if found is None:
         said.append(f"No standard errors: {count} parameters, and their matrix is formed up to {DENSE_UP_TO}.")
     else:
-        spread = carry(space, point.z, found.covariance, level)
+        matrix = found.covariance
+        spread = carry(space, point.z, np.diag(matrix), lambda begin, end: matrix[begin:end, begin:end], level)
         columns = estimate_columns(point.mode, spread, level)
         early = point.info.status in (Status.STEPS_EXHAUSTED, Status.INTERRUPTED)
         some = bool(np.isfinite(found.covariance).any())

@@ -127,7 +127,8 @@ def invert(matrix: np.ndarray, names: list[str], info: Info) -> Inverse:
         reason = where.get(info.status, "the density still grows or is flat")
         return Inverse(nothing, ~none, f"No standard errors: {reason}{along}.")
     if not flat.any():
-        return Inverse(factorize(matrix, names).covariance(), none)
+        root = factorize(matrix, names)[0].root
+        return Inverse(root @ root.T, none)
     root = vectors[:, ~flat] / np.sqrt(values[~flat])[None] / scales[:, None]
     lost = np.max(np.abs(vectors[:, flat]), axis=1) > TOUCHED
     touched = _listed([name for name, gone in zip(names, lost, strict=True) if gone])

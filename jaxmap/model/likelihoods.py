@@ -293,3 +293,8 @@ def gaussian_parts(distribution: dist.Distribution) -> tuple[Array, Array] | Non
 def gaussian(loc: Float[Array, "n *event"], scale: Float[Array, "n *event"]) -> dist.Distribution:
     """N(loc, scale^2), one distribution per example."""
     return _per_example(dist.Normal(loc, scale))
+
+
+def classes(probs: Float[Array, "n classes"], *, binary: bool) -> dist.Distribution:
+    """The distribution over classes with these probabilities; over 0 and 1 where `binary`."""
+    return dist.BernoulliProbs(probs[..., 1]) if binary else dist.CategoricalProbs(probs)

@@ -75,12 +75,12 @@ class Prior:
 
     def __call__(self, params: Params) -> Float[Array, ""]:
         """Sum the log density of all leaves."""
-        total = jnp.asarray(0.0)
-        for row in self._rows(params):
-            distribution = _resolve(row, params)
-            if distribution is not None:
-                total = total + jnp.sum(distribution.log_prob(row.leaf))
-        return total
+        return sum(self.terms(params), start=jnp.asarray(0.0))
+
+    def terms(self, params: Params) -> list[Float[Array, ""]]:
+        """The log density of each leaf given the others, in flattening order; zero where it is flat."""
+        made = [(row.leaf, _resolve(row, params)) for row in self._rows(params)]
+        return [jnp.asarray(0.0) if found is None else jnp.sum(found.log_prob(leaf)) for leaf, found in made]
 
     def smooth(self, params: Params) -> Float[Array, ""]:
         """Sum the log density of all leaves without its kinks, the terms -weight |b - center| of L1 priors."""

@@ -87,11 +87,14 @@ class Space:
 
     def log_jacobian(self, z: Any) -> Float[Array, ""]:
         """Sum log |d params / d z| over all leaves."""
-        total = jnp.asarray(0.0)
-        for transform, leaf in zip(self.transforms, self.treedef.flatten_up_to(z), strict=True):
-            if not _is_identity(transform):
-                total = total + jnp.sum(transform.log_abs_det_jacobian(leaf, transform(leaf)))
-        return total
+        return sum(self.log_jacobians(z), start=jnp.asarray(0.0))
+
+    def log_jacobians(self, z: Any) -> list[Float[Array, ""]]:
+        """Log |d params / d z| of each leaf, in flattening order."""
+        pairs = zip(self.transforms, self.treedef.flatten_up_to(z), strict=True)
+        return [
+            jnp.asarray(0.0) if _is_identity(t) else jnp.sum(t.log_abs_det_jacobian(leaf, t(leaf))) for t, leaf in pairs
+        ]
 
     def check(self, params: Params, *, name: str = "init") -> None:
         """Refuse parameters that are not finite numbers inside the support.

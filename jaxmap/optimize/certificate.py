@@ -150,7 +150,7 @@ def _bound(density: Density, z: Any, data: Data, slope: Slope) -> Certificate:
         of_prior = jax.grad(lambda v: -density.smooth_log_prior(v))
         precision = jax.jvp(of_prior, (z,), (jax.tree.map(jnp.ones_like, z),))[1]  # separable: this is the diagonal
         outputs, emission = unconstrained_outputs(density.model), density.model.emission
-        return ravel_pytree(precision)[0], ggn(outputs, emission, z, data, exact=True, diagonal=True)  # type: ignore[arg-type]
+        return ravel_pytree(precision)[0], ggn(outputs, emission, z, data, kind="exact", diagonal=True)  # type: ignore[arg-type]
 
     found = in_double(_program(density, "bound", evaluate), z, data)
     precision, bends = (np.asarray(v, np.float64) for v in found)

@@ -28,6 +28,7 @@ COLUMNS = (
     Column("wasserstein1", "W1 to {reference}", "{:.3g}"),
     Column("total_variation", "TV to {reference}", "{:.3f}"),
     Column("agreement", "agrees with {reference}", "{:.1%}"),
+    Column("k_hat", "k-hat", "{:.2f}"),
     Column("rhat_median", "R-hat (median point)", "{:.3f}"),
     Column("rhat", "R-hat (95% of points)", "{:.3f}"),
     Column("num_gradients", "gradients", "{:,.0f}"),

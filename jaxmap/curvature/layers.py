@@ -1,0 +1,351 @@
+"""Layers: the dense and convolution layers of any network, found by reading its program.
+
+A layer is an operation with one parameter leaf as its kernel, and the leaf that is added to its result as its bias.
+What enters it (activations a) and the gradient of something at its result (g) tell everything about the gradient in its
+parameters, sum_t a_t g_t' over the positions t, without forming one such matrix per example.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import core
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jaxtyping import Array, Float, Int
+
+CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"})
+"""Operations that only hold a program."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer.
+
+    Attributes:
+        kernel: the leaf's number in flattening order.
+        axes: the kernel's axes, inputs first, then outputs.
+        inputs: how many of these are inputs.
+        shape: of the kernel.
+        bias: the number of the leaf that is added to the result, or None.
+        positions: T, how often the kernel is applied per example.
+    """
+
+    kernel: int
+    axes: tuple[int, ...]
+    inputs: int
+    shape: tuple[int, ...]
+    bias: int | None = None
+    positions: int = 1
+
+    @property
+    def width(self) -> tuple[int, int]:
+        """(inputs, outputs), the constant of the bias not counted."""
+        sizes = [self.shape[axis] for axis in self.axes]
+        return int(np.prod(sizes[: self.inputs])), int(np.prod(sizes[self.inputs :]))
+
+    @property
+    def leaves(self) -> tuple[int, ...]:
+        """Kernel and bias."""
+        return (self.kernel,) if self.bias is None else (self.kernel, self.bias)
+
+    def matrix(self, kernel: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+        """The leaves as one matrix (inputs and the constant, outputs)."""
+        weights = kernel.transpose(self.axes).reshape(self.width)
+        return weights if bias is None else np.concatenate([weights, bias.reshape(1, -1)])
+
+    def places(self, offsets: Int[np.ndarray, " leaves"]) -> Int[np.ndarray, "i o"]:
+        """Where the entries of `matrix` lie in ravel order, given where each leaf begins."""
+        kernel = offsets[self.kernel] + np.arange(int(np.prod(self.shape))).reshape(self.shape)
+        bias = None if self.bias is None else offsets[self.bias] + np.arange(self.width[1])
+        return self.matrix(kernel, bias)
+
+
+class Taps(NamedTuple):
+    """What `tap` found at one batch.
+
+    Attributes:
+        outputs: of the network.
+        activations: (n, T, inputs and the constant) per layer.
+        pull: cotangent of the outputs -> gradients (n, T, outputs) per layer.
+    """
+
+    outputs: Any
+    activations: list[Float[Array, "n t i"]]
+    pull: Callable[[Any], list[Float[Array, "n t o"]]]
+
+
+def find_layers(function: Callable[[Any, Any], Any], z: Any, x: Any) -> tuple[Layer, ...]:
+    """Find the layers of function(z, x).
+
+    Kernels and biases that are used more than once (tied weights), inside loops, or in any other operation belong to no
+    layer. So do layers that do not see the examples on their leading axis.
+
+    Args:
+        function: (z, x) -> outputs, a pytree.
+        z: a pytree of parameters; only shapes are used.
+        x: inputs with leading axis n; only shapes are used.
+
+    Returns:
+        layers: in the order in which they are applied.
+    """
+    walk = _Walk(_examples(x))
+    jax.eval_shape(lambda z, x: walk(function, z, x), z, x)
+    single = [found for found in walk.layers if walk.uses[found.kernel] == 1]
+    return tuple(
+        replace(found, bias=None) if found.bias is not None and walk.uses[found.bias] > 1 else found for found in single
+    )
+
+
+def tap(function: Callable[[Any, Any], Any], z: Any, x: Any, layers: tuple[Layer, ...]) -> Taps:
+    """Run function(z, x) and open it at its layers.
+
+    The arguments are those of `find_layers`, and the layers that it found.
+    """
+    kernels = {layer.kernel: k for k, layer in enumerate(layers)}
+    shapes = jax.eval_shape(lambda z, x: _opened(function, z, x, kernels, None)[1], z, x)
+    nothing = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes[1]]
+
+    def moved(shifts: list[Array]) -> Any:
+        outputs, (activations, _) = _opened(function, z, x, kernels, shifts)
+        return outputs, activations
+
+    outputs, pull, activations = jax.vjp(moved, nothing, has_aux=True)
+
+    def gradients(cotangent: Any) -> list[Array]:
+        (found,) = pull(cotangent)
+        pairs = zip(found, layers, strict=True)
+        return [g.reshape(g.shape[0], layer.positions, layer.width[1]) for g, layer in pairs]
+
+    with_constant = [
+        a if layer.bias is None else jnp.concatenate([a, jnp.ones_like(a[..., :1])], axis=-1)
+        for a, layer in zip(activations, layers, strict=True)
+    ]
+    return Taps(outputs, with_constant, gradients)
+
+
+def _examples(x: Any) -> int:
+    return jnp.shape(jax.tree.leaves(x)[0])[0]
+
+
+def _opened(function: Any, z: Any, x: Any, kernels: dict[int, int], shifts: list[Array] | None) -> Any:
+    """The outputs, and (activations, results) of the layers whose kernels are given, each result shifted."""
+    walk = _Walk(_examples(x), kernels, shifts)
+    outputs = walk(function, z, x)
+    return outputs, (walk.in_order(walk.activations), walk.in_order(walk.results))
+
+
+class _Leaf(NamedTuple):
+    """Marks a value as a parameter leaf.
+
+    Attributes:
+        number, size: of the leaf.
+        axes: the order of its axes, None where it was reshaped.
+        trailing: True where its entries lie along the last axes, so that adding it adds a bias.
+    """
+
+    number: int
+    size: int
+    axes: tuple[int, ...] | None
+    trailing: bool
+
+
+class _Result(NamedTuple):
+    """Marks a value as the result of a layer to which no bias was added yet."""
+
+    number: int
+    outputs: tuple[int, ...]
+
+
+@dataclass
+class _Walk:
+    """Runs a program, following the parameters through it."""
+
+    examples: int
+    kernels: dict[int, int] | None = None
+    shifts: list[Array] | None = None
+    layers: list[Layer] = field(default_factory=list)
+    uses: dict[int, int] = field(default_factory=dict)
+    activations: dict[int, Array] = field(default_factory=dict)
+    results: dict[int, Array] = field(default_factory=dict)
+
+    def __call__(self, function: Any, z: Any, x: Any) -> Any:
+        program, shapes = jax.make_jaxpr(function, return_shape=True)(z, x)
+        leaves = jax.tree.leaves(z)
+        self.uses = dict.fromkeys(range(len(leaves)), 0)
+        marks: list[Any] = [
+            _Leaf(k, jnp.size(leaf), tuple(range(jnp.ndim(leaf))), True) for k, leaf in enumerate(leaves)
+        ]
+        values = [*leaves, *jax.tree.leaves(x)]
+        marks += [None] * (len(values) - len(leaves))
+        outputs, ends = self._run(program.jaxpr, program.consts, values, marks)
+        self._use(ends)
+        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+    def in_order(self, found: dict[int, Array]) -> list[Array]:
+        """Of the layers that were asked for, in their order."""
+        order = {} if self.kernels is None else self.kernels
+        return [found[kernel] for kernel in sorted(order, key=order.__getitem__)]
+
+    def _use(self, marks: Any) -> None:
+        for mark in marks:
+            if isinstance(mark, _Leaf):
+                self.uses[mark.number] += 1
+
+    def _run(self, program: Jaxpr, constants: Any, values: Any, marks: Any) -> tuple[list[Any], list[Any]]:
+        env = dict(zip(program.constvars, ((c, None) for c in constants), strict=True))
+        env |= dict(zip(program.invars, zip(values, marks, strict=True), strict=True))
+
+        def read(v: Any) -> tuple[Any, Any]:
+            return (v.val, None) if isinstance(v, Literal) else env[v]
+
+        for step in program.eqns:
+            pairs = [read(v) for v in step.invars]
+            outs, made = self._step(step, [p[0] for p in pairs], [p[1] for p in pairs])
+            env |= dict(zip(step.outvars, zip(outs, made, strict=True), strict=True))
+        ends = [read(v) for v in program.outvars]
+        return [end[0] for end in ends], [end[1] for end in ends]
+
+    def _step(self, step: Any, values: list[Any], marks: list[Any]) -> tuple[list[Any], list[Any]]:
+        name = step.primitive.name
+        if name in CALLS and any(mark is not None for mark in marks):
+            inner = next((p for p in step.params.values() if isinstance(p, ClosedJaxpr | Jaxpr)), None)
+            if inner is not None:
+                closed = isinstance(inner, ClosedJaxpr)
+                return self._run(inner.jaxpr if closed else inner, inner.consts if closed else [], values, marks)
+        outs = _evaluated(step, values)
+        if not any(mark is not None for mark in marks):
+            return outs, [None] * len(outs)
+        followed = self._followed(name, step.params, values, marks, outs[0])
+        if followed is not None:
+            return outs, [followed]
+        if name in ("dot_general", "conv_general_dilated"):
+            layer = _layer_of(name, step.params, values, marks, self.examples)
+            if layer is not None:
+                return self._layer(layer, values, marks, outs[0])
+        if name == "add" and self._biased(marks):
+            return outs, [None]
+        self._use(marks)
+        return outs, [None] * len(outs)
+
+    def _followed(self, name: str, params: Any, values: list[Any], marks: list[Any], out: Any) -> Any:
+        """The mark of a value that is only another form of a marked one."""
+        mark = marks[0]
+        if name == "convert_element_type":
+            return mark
+        if not isinstance(mark, _Leaf):
+            return None
+        shape = jnp.shape(values[0])
+        if name == "transpose" and mark.axes is not None:
+            axes = tuple(mark.axes[k] for k in params["permutation"])
+            return mark._replace(axes=axes, trailing=mark.trailing and axes == mark.axes)
+        if name == "reshape":
+            kept = mark.trailing and _squeezed(out.shape) == _squeezed(shape) and _is_trailing(out.shape)
+            return mark._replace(axes=None, trailing=kept)
+        if name == "broadcast_in_dim":
+            along = params["broadcast_dimensions"]
+            real = [k for k, size in zip(along, shape, strict=True) if size != 1]
+            kept = mark.trailing and real == list(range(out.ndim - len(real), out.ndim))
+            return mark._replace(axes=None, trailing=kept)
+        return None
+
+    def _layer(self, found: tuple[Layer, Any], values: list[Any], marks: list[Any], out: Any) -> Any:
+        layer, rows = found
+        self._use(marks)
+        first = layer.kernel not in self.results
+        if self.kernels is None:
+            self.layers.append(layer)
+        elif layer.kernel in self.kernels and first:
+            self.activations[layer.kernel] = rows(values)
+            if self.shifts is not None:
+                out = out + self.shifts[self.kernels[layer.kernel]]
+        self.results[layer.kernel] = out
+        return [out], [_Result(layer.kernel, tuple(layer.shape[k] for k in layer.axes[layer.inputs :]))]
+
+    def _biased(self, marks: list[Any]) -> bool:
+        """True where a bias is added to the result of a layer."""
+        result = next((m for m in marks if isinstance(m, _Result)), None)
+        leaf = next((m for m in marks if isinstance(m, _Leaf)), None)
+        if result is None or leaf is None or not leaf.trailing or leaf.size != int(np.prod(result.outputs)):
+            return False
+        self.uses[leaf.number] += 1
+        self.layers = [
+            replace(layer, bias=leaf.number) if layer.kernel == result.number and layer.bias is None else layer
+            for layer in self.layers
+        ]
+        return True
+
+
+def _evaluated(step: Any, values: list[Any]) -> list[Any]:
+    """Run one operation, by jax's own interpreter."""
+    known = {v: value for v, value in zip(step.invars, values, strict=True) if not isinstance(v, Literal)}
+    single = Jaxpr((), tuple(known), tuple(step.outvars), [step], step.effects)
+    return core.eval_jaxpr(single, (), *known.values())
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+def _is_trailing(shape: tuple[int, ...]) -> bool:
+    """True where every axis longer than one comes after all axes of length one."""
+    return shape == (1,) * (len(shape) - len(_squeezed(shape))) + _squeezed(shape)
+
+
+def _layer_of(
+    name: str, params: Any, values: list[Any], marks: list[Any], examples: int
+) -> tuple[Layer, Callable[[list[Any]], Array]] | None:
+    """The layer that an operation is, and how to read its activations (n, T, inputs); None where it is none."""
+    other, mark = values[0], marks[1]
+    if not isinstance(mark, _Leaf) or mark.axes is None or (marks[0] is not None and not isinstance(marks[0], _Result)):
+        return None
+    if not jnp.ndim(other) or other.shape[0] != examples:
+        return None
+    if name == "dot_general":
+        return _dense(params, other, values[1], mark)
+    return _convolution(params, other, values[1], mark)
+
+
+def _dense(params: Any, other: Any, kernel: Any, mark: _Leaf) -> Any:
+    (left, right), (batch, _) = params["dimension_numbers"]
+    if batch or 0 in left or mark.axes is None:
+        return None
+    free = [k for k in range(jnp.ndim(kernel)) if k not in right]
+    order = tuple(mark.axes[k] for k in (*right, *free))
+    shape = tuple(np.array(kernel.shape)[np.argsort(mark.axes)].tolist())
+    lead = [k for k in range(other.ndim) if k not in left]
+    count = int(np.prod([other.shape[k] for k in lead[1:]]))
+    layer = Layer(mark.number, order, len(right), shape, positions=count)
+
+    def rows(values: list[Any]) -> Array:
+        return values[0].transpose((*lead, *left)).reshape(values[0].shape[0], count, layer.width[0])
+
+    return layer, rows
+
+
+def _convolution(params: Any, other: Any, kernel: Any, mark: _Leaf) -> Any:
+    numbers = params["dimension_numbers"]
+    grouped = params["feature_group_count"] != 1 or params["batch_group_count"] != 1
+    last = other.ndim - 1
+    straight = numbers.lhs_spec[:2] == (0, last) and numbers.out_spec[:2] == (0, last)
+    if grouped or not straight or mark.axes is None or mark.axes != tuple(range(other.ndim)):
+        return None
+    out, inside, *window = numbers.rhs_spec
+    layer_axes = (inside, *window, out)
+    filters = [kernel.shape[k] for k in window]
+    settings = {name: params[name] for name in ("padding", "lhs_dilation", "rhs_dilation")}
+
+    def patches(lhs: Any) -> Any:
+        return jax.lax.conv_general_dilated_patches(
+            lhs, filters, params["window_strides"], **settings, dimension_numbers=numbers
+        )
+
+    count = int(np.prod(jax.eval_shape(patches, jax.ShapeDtypeStruct(other.shape, other.dtype)).shape[1:-1]))
+    layer = Layer(mark.number, layer_axes, len(layer_axes) - 1, tuple(kernel.shape), positions=count)
+
+    def rows(values: list[Any]) -> Array:
+        return patches(values[0]).reshape(values[0].shape[0], count, layer.width[0])
+
+    return layer, rows
