@@ -40,6 +40,7 @@ from jaxmap.infer import (
     MAP,
     MLE,
     NUTS,
+    VI,
     Bootstrap,
     Draws,
     Ensemble,
@@ -51,9 +52,11 @@ from jaxmap.infer import (
     Path,
     Point,
     Replicates,
+    Tuned,
     fit,
     load,
     path,
+    tune,
 )
 
 # Assessment
@@ -69,6 +72,7 @@ __all__ = [
     "MAP",
     "MLE",
     "NUTS",
+    "VI",
     "Bernoulli",
     "Categorical",
     "Bootstrap",
@@ -103,6 +107,7 @@ __all__ = [
     "Scaling",
     "Status",
     "StudentT",
+    "Tuned",
     "compare",
     "datasets",
     "elastic_net",
@@ -118,5 +123,6 @@ __all__ = [
     "split",
     "standardize",
     "supervised",
+    "tune",
     "weight_decay",
 ]

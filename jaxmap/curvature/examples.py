@@ -1,10 +1,11 @@
-"""Sums over examples in bounded memory."""
+"""Sums over examples in bounded memory, shared out over a mesh where there is one."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from jaxmap.data import num_examples, take_examples
@@ -14,6 +15,9 @@ from jaxmap.types import Data
 def sum_over_examples(function: Callable[[Data, Float[Array, " chunk"]], Any], data: Data, chunk: int) -> Any:
     """Add function(batch, weights) over chunks of the data; the last chunk is padded with weight zero.
 
+    Under a mesh with an axis `data` (`jax.set_mesh`) each of its devices adds up its share of the examples, and the
+    totals are added once.
+
     Args:
         function: returns a pytree of sums in which example i counts weights[i] times.
         data: pytree with leading axis n.
@@ -22,14 +26,41 @@ def sum_over_examples(function: Callable[[Data, Float[Array, " chunk"]], Any], d
     Returns:
         total: the same pytree, summed over all n examples.
     """
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = mesh.shape.get(AXIS, 1)
+    if devices == 1:
+        return _chunked(function, data, jnp.ones(num_examples(data)), chunk)
+    data, counted = _even(data, devices)
+
+    def share(data: Data, counted: Float[Array, " share"]) -> Any:
+        return jax.lax.psum(_chunked(function, data, counted, chunk), AXIS)
+
+    spread = PartitionSpec(AXIS)
+    shared = jax.shard_map(share, in_specs=(spread, spread), out_specs=PartitionSpec(), check_vma=False)
+    return shared(data, counted)
+
+
+AXIS = "data"
+"""The axis of a mesh over which examples are shared out."""
+
+
+def _even(data: Data, devices: int) -> tuple[Data, Float[Array, " m"]]:
+    """The data with its last row repeated until the devices get equally many, and weights that leave these out."""
+    n = num_examples(data)
+    rows = jnp.arange(-(-n // devices) * devices)
+    return take_examples(data, jnp.minimum(rows, n - 1)), (rows < n).astype(float)
+
+
+def _chunked(function: Any, data: Data, counted: Float[Array, " n"], chunk: int) -> Any:
     n = num_examples(data)
     if n <= chunk:
-        return function(data, jnp.ones(n))
+        return function(data, counted)
     chunks = -(-n // chunk)
     rows = jnp.arange(chunks * chunk).reshape(chunks, chunk)
 
     def add(total: Any, index: Array) -> tuple[Any, None]:
-        part = function(take_examples(data, jnp.minimum(index, n - 1)), (index < n).astype(float))
+        inside = jnp.minimum(index, n - 1)
+        part = function(take_examples(data, inside), jnp.where(index < n, counted[inside], 0.0))
         return jax.tree.map(jnp.add, total, part), None
 
     shapes = jax.eval_shape(function, take_examples(data, rows[0]), jnp.ones(chunk))

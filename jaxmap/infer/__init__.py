@@ -12,11 +12,18 @@ from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.mixture import MixturePosterior
 from jaxmap.infer.point import MAP, MLE, Given
+from jaxmap.infer.family import template
 from jaxmap.infer.path import Path, path
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
 from jaxmap.infer.load import load
 from jaxmap.infer.ladder import Ladder, Structure
 from jaxmap.infer.laplace import Laplace
+from jaxmap.infer.variational_families import Family, Frame
+from jaxmap.infer.variational_start import Start, start_at
+from jaxmap.infer.variational_climb import Bound, climb_bound
+from jaxmap.infer.variational import VI
+from jaxmap.infer.evidence import log_evidence
+from jaxmap.infer.tune import Tuned, tune
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.ensemble import Ensemble
 from jaxmap.infer.fit import fit, fit_problem
@@ -25,6 +32,7 @@ __all__ = [
     "MAP",
     "MLE",
     "NUTS",
+    "VI",
     "Bootstrap",
     "Draws",
     "Ensemble",
@@ -42,12 +50,16 @@ __all__ = [
     "Saved",
     "Structure",
     "Summary",
+    "Tuned",
     "fit",
     "fit_problem",
     "is_posterior",
     "load",
+    "log_evidence",
     "path",
     "read_saved",
     "summarize",
+    "template",
+    "tune",
     "write_saved",
 ]

@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxmap.infer.bootstrap import Bootstrap
 from jaxmap.infer.draws import Draws
-from jaxmap.infer.mixture import MixturePosterior
+from jaxmap.infer.gaussian import GaussianPosterior
+from jaxmap.infer.mixture import MixturePosterior, distinct
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.point import MAP, check_counts, describe
 from jaxmap.infer.problem import Problem, check_method, library_versions, multiply
@@ -17,7 +18,7 @@ from jaxmap.types import FitError, Info, Method, Seeds, Status
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Independent fits from independent starts, equally weighted.
+    """Independent fits from independent starts, as a mixture.
 
     `Ensemble(MAP())` is a deep ensemble, computed in one program; `Ensemble(Laplace())` a mixture of Gaussians;
     `Ensemble(NUTS())` runs `of.chains` chains from each member's mode.
@@ -25,13 +26,18 @@ class Ensemble:
     Args:
         of: the method of a member.
         members: how many. A member that diverges is left out and counted.
+        weights: "equal", or "evidence": in proportion to exp(log_evidence) of Gaussian members, those at the same mode
+            merged first (the weights of an integral over the modes that were found).
     """
 
     of: Method = MAP()
     members: int = 8
+    weights: str = "equal"
 
     def __post_init__(self) -> None:
         check_counts(members=self.members)
+        if self.weights not in ("equal", "evidence"):
+            raise ValueError(f"Expected weights='equal' or 'evidence'; got {self.weights!r}.")
         check_method(self.of, "`of`")
         if isinstance(self.of, Bootstrap):
             raise TypeError("Expected independent fits of the same data as members; got jm.Bootstrap(). Fit it itself.")
@@ -61,6 +67,10 @@ class Ensemble:
         notes = [f"{lost} of {self.members} members diverged and were left out."] if lost else []
         if any(isinstance(member, Draws) for member in alive):
             notes.append("Draws of chains in different modes are pooled; their number is not the weight of a mode.")
+        log_weights = np.full(len(alive), -np.log(len(alive)))
+        if self.weights == "evidence":
+            alive, log_weights, merged = _by_evidence(alive)
+            notes += [merged] if merged else []
         common = Counter(statuses).most_common(1)[0][0]
         info = Info(
             status=common if len(set(statuses)) == 1 else max(statuses, key=lambda s: s is not Status.CONVERGED),
@@ -73,4 +83,19 @@ class Ensemble:
             notes=tuple(notes),
             versions=library_versions(),
         )
-        return MixturePosterior(tuple(alive), np.full(len(alive), -np.log(len(alive))), info)
+        return MixturePosterior(tuple(alive), log_weights, info)
+
+
+def _by_evidence(members: list[Any]) -> tuple[list[Any], np.ndarray, str]:
+    """The members at distinct modes, their log weights, and what was merged, in words.
+
+    Raises:
+        TypeError: members without an evidence.
+    """
+    if not all(isinstance(member, GaussianPosterior) and member.prior for member in members):
+        raise TypeError("Expected Gaussian members for weights='evidence'. Use jm.Ensemble(jm.Laplace()).")
+    found = distinct(members)
+    evidence = np.array([member.log_evidence for member in found])
+    lost = len(members) - len(found)
+    said = f"{lost} of {len(members)} members lie at the mode of another one and were merged." if lost else ""
+    return found, evidence - np.logaddexp.reduce(evidence), said

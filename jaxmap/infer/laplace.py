@@ -14,11 +14,10 @@ from jaxmap.infer.curved import Curved
 from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.grade import DRAWS, GRADED_UP_TO, Grade, grade
 from jaxmap.infer.ladder import FULL_UP_TO, HESSIANS, STRUCTURES, Ladder, Structure
-from jaxmap.infer.point import MAP, Climbs, check_counts, describe
+from jaxmap.infer.point import MAP, check_counts, continued, describe
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch, check_method
 from jaxmap.model import Density
-from jaxmap.optimize import Budget, choose_solver, maximize
 from jaxmap.trees import paths
 from jaxmap.types import FitError, Key, Method, Posterior, Seeds, Status
 
@@ -244,14 +243,7 @@ def _unconstrained_mode(point: Point, problem: Problem) -> tuple[Point, tuple[st
     """Climb from the mode of the user's density to that of the unconstrained one, where they differ."""
     if point.jacobian or not point.prior or problem.model.space.is_real or not point.moved:
         return point, ()
-    method = MAP(space="unconstrained")
-    watch = Stopwatch()
-    solver, description = choose_solver(None, method.task(problem, method.density(problem)))
-    starts = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], point.z)
-    budget = Budget(solver.steps, None, problem.progress)
-    keys = jax.random.split(jax.random.key(0), 1)  # full batches: no order to draw
-    ascent = maximize(method.density(problem), problem.data, starts, keys, solver, budget, "MAP")
-    moved = method.finish(problem, Climbs(ascent, keys, starts, solver, description, watch.seconds), 0)
+    moved = continued(MAP(space="unconstrained"), problem, point.z)
     info = replace(
         moved.info,
         seconds=moved.info.seconds + point.info.seconds,

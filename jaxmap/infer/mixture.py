@@ -1,5 +1,6 @@
 """Mixtures of posteriors: ensembles."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
+from jaxmap.curvature import moving_size
 from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.posteriors import Particles, line_of
 from jaxmap.infer.storage import Saved, pack_info, unpack_info, write_saved
@@ -40,11 +42,7 @@ class MixturePosterior:
         """Log of the sum of the members' evidences, members at the same mode counted once; None for points."""
         if not all(isinstance(member, GaussianPosterior) for member in self.members):
             return None
-        distinct: list[GaussianPosterior] = []
-        for member in self.members:
-            if not any(other.distance(member.mean) / np.sqrt(other.precision.size) < SAME_MODE for other in distinct):
-                distinct.append(member)
-        return float(np.asarray(logsumexp([member.log_evidence for member in distinct])))
+        return float(np.asarray(logsumexp([member.log_evidence for member in distinct(self.members)])))
 
     def sample(self, key: Key, n: int) -> Params:
         """Draw n parameter trees: first the member, then from it."""
@@ -108,3 +106,12 @@ class MixturePosterior:
 
     def __repr__(self) -> str:
         return f"MixturePosterior({len(self.members)} members; {line_of(self.info)})"
+
+
+def distinct(members: Sequence[GaussianPosterior]) -> list[GaussianPosterior]:
+    """The members at different modes: the best of those that are less than 0.1 sd per coordinate apart."""
+    found: list[GaussianPosterior] = []
+    for member in sorted(members, key=lambda m: -m.log_evidence):
+        if not any(other.distance(member.mean) / np.sqrt(moving_size(other.precision)) < SAME_MODE for other in found):
+            found.append(member)
+    return found

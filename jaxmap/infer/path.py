@@ -1,10 +1,8 @@
 """path(): a model fitted for many strengths of its prior, in one program."""
 
-import contextlib
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ import numpy as np
 
 from jaxmap.curvature import negative_hessian
 from jaxmap.data import num_examples
+from jaxmap.infer.family import template, traced, weak
 from jaxmap.infer.point import MAP, MLE, describe
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch, computing_dtype, library_versions, named_key, seeds_of
@@ -23,13 +22,6 @@ from jaxmap.trees import has_tracers, in_double, precision_scope, settled, take
 from jaxmap.types import Certificate, Data, Info, Key, Status
 
 SELECTIONS = (None, "cv", "evidence")
-
-UNTRACEABLE = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerBoolConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
 
 
 class Stop(NamedTuple):
@@ -207,7 +199,7 @@ def path(
     values = _check(build, strengths, method, select, folds, data)
     watch = Stopwatch()
     order = np.argsort(-values, kind="stable")
-    model = _template(build, float(values[order[0]]))
+    model = template(build, float(values[order[0]]))
     with precision_scope(computing_dtype(model, precision)):
         problem = Problem.of(model, data, precision=precision, progress=progress)
         density = method.density(problem)
@@ -223,7 +215,7 @@ def path(
             raise ValueError(
                 "Expected a deterministic solver for a path; got an optax transformation. Use solver=None."
             )
-        walk = _Walk(_weak(build), density, solver, select == "evidence")
+        walk = _Walk(weak(build), density, solver, select == "evidence")
         start = take(problem.starts(seeds_of(key)), 0)
         begun = jnp.asarray(values[order], problem.dtype)
         stops = jax.tree.map(np.asarray, walk.program(problem)(start, begun, problem.data, None, None))
@@ -275,14 +267,7 @@ class _Walk:
         Raises:
             TypeError: a `build` that jax cannot trace.
         """
-        try:
-            with jax.ensure_compile_time_eval():  # what does not depend on the strength stays concrete: starts, checks
-                return replace(self.density, model=self.build()(strength))
-        except UNTRACEABLE as error:
-            raise TypeError(
-                "Expected a build(strength) that jax can trace; got one that needs the number itself. Use jnp instead "
-                "of numpy, float() or `if` on the strength."
-            ) from error
+        return replace(self.density, model=traced(self.build(), strength))
 
     def run(self, start: Any, strengths: Any, data: Data, weights: Any, held_out: Any) -> Stop:
         """Fit all strengths; weights and held_out count examples for the fit and for the score."""
@@ -379,30 +364,6 @@ def _judge(
 
 def _problems(problem: Problem, build: Callable[[Any], Model], values: np.ndarray) -> Callable[[int], Problem]:
     return lambda k: replace(problem, model=build(float(values[k])), solved={})
-
-
-TEMPLATES: weakref.WeakKeyDictionary[Any, Model] = weakref.WeakKeyDictionary()
-"""One model per `build` that is still in use: it holds the compiled programs of its paths."""
-
-
-def _weak(build: Callable[[Any], Model]) -> Callable[[], Callable[[Any], Model]]:
-    try:
-        return cast(Any, weakref.ref(build))
-    except TypeError:
-        return lambda: build
-
-
-def _template(build: Callable[[Any], Model], strength: float) -> Model:
-    """The model that stands for all strengths: shapes, starts, support."""
-    with contextlib.suppress(TypeError):
-        if build in TEMPLATES:
-            return TEMPLATES[build]
-    model = build(strength)
-    if not isinstance(model, Model):
-        raise TypeError(f"Expected build(strength) to return a jm.Model; got {type(model).__name__}.")
-    with contextlib.suppress(TypeError):  # a callable that cannot be referred to weakly is compiled anew
-        TEMPLATES[build] = model
-    return model
 
 
 def _check(build: Any, strengths: Any, method: Any, select: Any, folds: Any, data: Data) -> np.ndarray:

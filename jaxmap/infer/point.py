@@ -240,6 +240,17 @@ class Given:
         return Point(settled(runs), info, settled(z), moved=False, problem=problem)
 
 
+def continued(method: MAP, problem: Problem, z: Any) -> Point:
+    """Climb on from coordinates z, on full batches."""
+    watch = Stopwatch()
+    density = method.density(problem)
+    solver, description = choose_solver(method.solver, method.task(problem, density))
+    starts = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], z)
+    keys = jax.random.split(jax.random.key(0), 1)  # full batches: no order to draw
+    ascent = maximize(density, problem.data, starts, keys, solver, Budget(solver.steps, None, problem.progress), "MAP")
+    return method.finish(problem, Climbs(ascent, keys, starts, solver, description, watch.seconds), 0)
+
+
 DATA_ORDER = 1
 """The tag folded into a key for the order of minibatches."""
 
