@@ -56,6 +56,12 @@ def at_path(tree: Tree, path: str) -> Tree:
     return tree
 
 
+def signature(tree: Tree) -> tuple[Any, ...]:
+    """What a program is compiled for, as a key: structure, shapes and dtypes."""
+    leaves, treedef = jax.tree.flatten(tree)
+    return (treedef, *((np.shape(leaf), str(leaf.dtype)) for leaf in leaves))
+
+
 def size(tree: Tree) -> int:
     """Count the numbers in all leaves."""
     return sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(tree))

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxmap.assess.emission import Emission
-from jaxmap.curvature import Full, LayeredNetwork, View, output_covariance, spread_of
+from jaxmap.curvature import LayeredNetwork, View, output_covariance, spread_of
 from jaxmap.infer import GaussianPosterior
 from jaxmap.infer.ladder import LAYERS_UP_TO
 from jaxmap.infer.posteriors import equal_weights
 from jaxmap.model import Density, Model, class_probabilities, classes, gaussian, gaussian_parts
-from jaxmap.trees import shaper
+from jaxmap.trees import float_dtype, shaper, signature
 from jaxmap.types import Key
 
 HOW = ("linearised", "outputs", "probit", "bridge", "weights")
@@ -75,33 +75,49 @@ def linearised(key: Key, model: Model, posterior: GaussianPosterior, x: Any, dra
 
 def output_gaussian(model: Model, posterior: GaussianPosterior, x: Any) -> OutputGaussian:
     """Mean and covariance of the linearised outputs, in bounded memory."""
-    view, z = View(Density(model), posterior.moving), jax.tree.map(jnp.asarray, posterior.mean)
-    shared_of, values_of = _shared(model, z, x)
-    made = jax.eval_shape(lambda z, x: view.outputs(z)(view.of(z), x)[0], z, x)
+    z, moving = jax.tree.map(jnp.asarray, posterior.mean), posterior.moving
+    name = ("tangent", moving, posterior.dtype, signature(x))
+    if name not in model.programs:
+        model.programs[name] = _tangent(model, View(Density(model), moving), z, x)
+    tangent = model.programs[name]
+    mean, covariance = tangent.program(z, x, spread_of(posterior.precision, tangent.network, posterior.dtype))
+    return OutputGaussian(mean, covariance, tangent.decode, tangent.width)
+
+
+class Tangent(NamedTuple):
+    """What is known of a linearised network before the numbers: one per model, moving leaves and shapes of inputs.
+
+    Attributes:
+        network: its layers.
+        program: (z, x, spread) -> mean and covariance of u.
+        decode, width: as in `OutputGaussian`.
+    """
+
+    network: LayeredNetwork
+    program: Callable[[Any, Any, Any], Any]
+    decode: Callable[[Any], tuple[Any, Any]]
+    width: int
+
+
+def _tangent(model: Model, view: View, z: Any, x: Any) -> Tangent:
+    start = model.start_unconstrained(float_dtype(z))  # so that no z is held on to
+    shared_of, values_of = _shared(model, start, x)
 
     def outputs(z: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
         return lambda m, x: (view.outputs(z)(m, x)[0], shared_of(view.into(z, m), x))
 
-    full = isinstance(posterior.precision, Full) or isinstance(getattr(posterior.precision, "inner", None), Full)
-    network = None
-    if not full:
-        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in view.of(z)]
-        network = LayeredNetwork.of(outputs(z), shapes, x, limit=LAYERS_UP_TO)
-    spread = spread_of(posterior.precision, network, posterior.dtype)
-
     def program(z: Any, x: Any, spread: Any) -> Any:
-        own = None if network is None else network._replace(outputs=outputs(z))
-        return output_covariance(outputs(z), view.of(z), x, spread, own)
+        return output_covariance(outputs(z), view.of(z), x, spread, network._replace(outputs=outputs(z)))
 
-    shape = (type(posterior.precision).__name__, full, posterior.moving, len(spread.layers))
-    name = ("output covariance", *shape, None if network is None else network.layers)
-    mean, covariance = model.programs.setdefault(name, jax.jit(program))(z, x, spread)
+    made = jax.eval_shape(lambda z, x: view.outputs(z)(view.of(z), x)[0], z, x)
+    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in view.of(z)]
+    network = LayeredNetwork.of(outputs(start), shapes, x, limit=LAYERS_UP_TO)._replace(outputs=None)  # type: ignore[arg-type]
     width = made.size // made.shape[0]
 
     def decode(u: Any) -> tuple[Any, Any]:
         return u[:, :width].reshape(len(u), *made.shape[1:]), values_of(u[0, width:])
 
-    return OutputGaussian(mean, covariance, decode, width)
+    return Tangent(network, jax.jit(program), decode, width)
 
 
 def _shared(model: Model, z: Any, x: Any) -> tuple[Callable[[Any, Any], Any], Callable[[Any], Any]]:
@@ -120,16 +136,30 @@ def _shared(model: Model, z: Any, x: Any) -> tuple[Callable[[Any, Any], Any], Ca
 
 def _closed_gaussian(model: Model, found: OutputGaussian) -> Parts | None:
     """One Gaussian per input, N(f, s^2 + J C J'), where y is Gaussian with a scale that does not depend on u."""
+    name = ("closed Gaussian", found.mean.shape[1])
+    if name not in model.programs:
+        model.programs[name] = _gaussian_programs(model, found)
+    if model.programs[name] is None:
+        return None
+    moves, convolve = model.programs[name]
+    if np.any(np.asarray(moves(found.mean[0], found.covariance[0]))):
+        return None
+    loc, scale, variance = convolve(found.mean, found.covariance)
+    return Parts(CLOSED, (loc[None], scale[None]), equal_weights(1), np.asarray(variance, np.float64)[None])
+
+
+def _gaussian_programs(model: Model, found: OutputGaussian) -> tuple[Any, Any] | None:
+    """How much the scale moves with u, and the Gaussian with f integrated out; None where y is not Gaussian."""
 
     def parts(u: Any) -> Any:
         return gaussian_parts(model.emission(*found.decode(u[None])))  # type: ignore[misc]
 
     if jax.eval_shape(parts, found.mean[0]) is None:
         return None
-    slope = jax.jacfwd(lambda u: parts(u)[1][0])(found.mean[0])
-    spread = jnp.sqrt(jnp.maximum(jnp.diagonal(found.covariance[0]), 0.0))
-    if np.any(np.asarray(slope * spread)):
-        return None
+
+    def moves(u: Any, covariance: Any) -> Any:
+        slope = jax.jacfwd(lambda u: parts(u)[1][0])(u)
+        return jnp.einsum("...k,k->...k", slope, jnp.sqrt(jnp.maximum(jnp.diagonal(covariance), 0.0)))
 
     def one(u: Any, covariance: Any) -> Any:
         loc, scale = parts(u)
@@ -137,9 +167,7 @@ def _closed_gaussian(model: Model, found: OutputGaussian) -> Parts | None:
         variance = jnp.einsum("ok,kl,ol->o", jacobian, covariance, jacobian).reshape(loc[0].shape)
         return loc[0], jnp.sqrt(scale[0] ** 2 + variance), variance
 
-    program = model.programs.setdefault("closed Gaussian", jax.jit(jax.vmap(one)))
-    loc, scale, variance = program(found.mean, found.covariance)
-    return Parts(CLOSED, (loc[None], scale[None]), equal_weights(1), np.asarray(variance, np.float64)[None])
+    return jax.jit(moves), jax.jit(jax.vmap(one))
 
 
 def _sampled(key: Key, model: Model, found: OutputGaussian, draws: int) -> Parts:

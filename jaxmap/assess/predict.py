@@ -17,7 +17,7 @@ from jaxmap.infer.point import check_counts
 from jaxmap.infer.posteriors import is_posterior
 from jaxmap.infer.problem import named_key
 from jaxmap.model import Model
-from jaxmap.trees import cast_floats, float_dtype, has_tracers, named_leaves, precision_scope, settled
+from jaxmap.trees import cast_floats, float_dtype, has_tracers, named_leaves, precision_scope, settled, signature
 from jaxmap.types import Key
 
 DRAWS_AT_A_TIME = 32
@@ -95,8 +95,12 @@ def _check_posterior(model: Model, posterior: Any) -> None:
 
 def _check_inputs(model: Model, x: Any, dtype: Any) -> None:
     """Refuse inputs that the model cannot take."""
+    known = ("takes", dtype, signature(x))
+    if known in model.programs:
+        return
     try:
         jax.eval_shape(lambda p, x: model.observe(p, x).mean, cast_floats(model.start, dtype), x)  # type: ignore[misc]
+        model.programs[known] = True
     except (NotImplementedError, AttributeError):
         return
     except (ValueError, TypeError, errors.FlaxError) as error:

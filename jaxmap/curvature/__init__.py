@@ -15,7 +15,7 @@ from jaxmap.curvature.concave import is_concave
 from jaxmap.curvature.view import View
 from jaxmap.curvature.products import hutchinson, likelihood_product
 from jaxmap.curvature.layers import Layer, find_layers, tap
-from jaxmap.curvature.layered import LayeredNetwork, kronecker_factors, layered_diagonal
+from jaxmap.curvature.layered import LayeredNetwork, assembled, kronecker_factors, layered_diagonal, layered_ggn
 from jaxmap.curvature.low_rank import leading_eigenpairs
 from jaxmap.curvature.precision import (
     Conditional,
@@ -24,6 +24,7 @@ from jaxmap.curvature.precision import (
     Kronecker,
     LowRank,
     Precision,
+    leaves_that_move,
     moving_size,
     unpack_precision,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Precision",
     "SingularCurvatureError",
     "View",
+    "assembled",
     "diagonal_precision",
     "factorize",
     "find_layers",
@@ -56,7 +58,9 @@ __all__ = [
     "kronecker_factors",
     "kronecker_precision",
     "layered_diagonal",
+    "layered_ggn",
     "leading_eigenpairs",
+    "leaves_that_move",
     "likelihood_product",
     "low_rank_precision",
     "map_over_examples",

@@ -56,6 +56,7 @@ def _chunked(function: Any, data: Data, counted: Float[Array, " n"], chunk: int)
     if n <= chunk:
         return function(data, counted)
     chunks = -(-n // chunk)
+    chunk = -(-n // chunks)  # even ones, of which little is padded
     rows = jnp.arange(chunks * chunk).reshape(chunks, chunk)
 
     def add(total: Any, index: Array) -> tuple[Any, None]:
@@ -83,6 +84,7 @@ def map_over_examples(function: Callable[[Data], Any], data: Data, chunk: int) -
     if n <= chunk:
         return function(data)
     chunks = -(-n // chunk)
+    chunk = -(-n // chunks)  # even ones, of which little is padded
     rows = jnp.minimum(jnp.arange(chunks * chunk), n - 1).reshape(chunks, chunk)
     parts = jax.lax.map(lambda index: function(take_examples(data, index)), rows)
     return jax.tree.map(lambda leaf: leaf.reshape(chunks * chunk, *leaf.shape[2:])[:n], parts)

@@ -43,7 +43,8 @@ def flat_paths(vectors: np.ndarray, names: list[str]) -> tuple[str, ...]:
     """Name the parameters that carry a set of directions (columns), largest share first, at most eight."""
     share = np.sum(vectors**2, axis=1)
     order = np.argsort(-share)
-    return tuple(dict.fromkeys(names[i] for i in order if share[i] > 0.05))[:8]
+    least = min(0.05, 0.5 * share.max(initial=0.0))  # a direction may be spread over many
+    return tuple(dict.fromkeys(names[i] for i in order if share[i] > least))[:8]
 
 
 def factorize(matrix: Float[np.ndarray, "p p"], names: list[str], *, clip: bool = False) -> tuple[Full, float]:
@@ -90,10 +91,11 @@ def _well_conditioned(matrix: Float[np.ndarray, "p p"]) -> np.ndarray | None:
     if not (np.all(np.isfinite(matrix)) and np.all(diagonal > 0)):
         return None
     scales = np.sqrt(diagonal)
-    scaled = matrix / np.outer(scales, scales)
+    scaled = matrix / scales
+    scaled /= scales[:, None]
+    norm = np.abs(scaled).sum(axis=1).max()
     potrf, pocon = get_lapack_funcs(("potrf", "pocon"), (scaled,))
-    lower, failed = potrf(scaled, lower=1, clean=1)
-    norm = np.abs(scaled).sum(axis=0).max()
+    lower, failed = potrf(scaled.T, lower=1, clean=1, overwrite_a=1)  # the transpose is equal, and in LAPACK's order
     # 1 / |H^-1| is within a factor of ten of what LAPACK estimates, and bounds the smallest eigenvalue from below.
     if failed or pocon(lower, norm, uplo="L")[0] * norm < 100 * FLAT:
         return None

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxmap.curvature.examples import map_over_examples
 from jaxmap.curvature.layered import LayeredNetwork
-from jaxmap.curvature.precision import Conditional, Diagonal, Full, Kronecker, LowRank, Precision
+from jaxmap.curvature.precision import Conditional, Diagonal, Full, Kronecker, Precision
 from jaxmap.data import num_examples
 
 JACOBIAN_NUMBERS = 2**22
@@ -18,28 +18,28 @@ JACOBIAN_NUMBERS = 2**22
 
 
 class Spread(NamedTuple):
-    """A precision as arrays that a compiled program takes.
+    """A precision as arrays that a compiled program takes, cut at the layers of a network.
 
     Attributes:
-        root: R with C = R R', where the precision is full.
+        roots: R with C = R R', where the precision is full: its rows per layer, (inputs, outputs, p), and the rest's.
         layers: (B, U, h) per layer with C = (B x U) / h (B x U)'; B and U are None where they are the identity.
         rest: variances outside the layers.
         directions: (r, p), and `shrink` (r,): what is subtracted, sum_r shrink d d'.
     """
 
-    root: Any = None
+    roots: Any = None
     layers: Any = ()
     rest: Any = None
     directions: Any = None
     shrink: Any = None
 
 
-def spread_of(precision: Precision, network: LayeredNetwork | None, dtype: Any) -> Spread:
+def spread_of(precision: Precision, network: LayeredNetwork, dtype: Any) -> Spread:
     """Write a precision as arrays.
 
     Args:
         precision: over the network's leaves.
-        network: None for a full precision.
+        network: what the rows are cut at.
         dtype: of the arrays.
     """
 
@@ -48,26 +48,23 @@ def spread_of(precision: Precision, network: LayeredNetwork | None, dtype: Any) 
 
     if isinstance(precision, Conditional):
         return spread_of(precision.inner, network, dtype)
-    if isinstance(precision, Full) or network is None:
-        return Spread(root=device(precision.root))  # type: ignore[union-attr]
+    if isinstance(precision, Full):
+        root = precision.root.astype(dtype)
+        return Spread(roots=[device(root[places]) for places in (*network.positions, network.rest_positions)])
     if isinstance(precision, Kronecker):
         layers = [(device(b.inputs), device(b.outputs), device(b.precisions)) for b in precision.blocks]
         return Spread(layers=layers, rest=device(1.0 / precision.diagonal))
     diagonal = precision.diagonal if isinstance(precision, Diagonal) else precision.scales**2  # type: ignore[union-attr]
     layers = [(None, None, device(diagonal[places])) for places in network.positions]
     spread = Spread(layers=layers, rest=device(1.0 / diagonal[network.rest_positions]))
-    if not isinstance(precision, LowRank):
+    if isinstance(precision, Diagonal):
         return spread
     directions = (precision.basis / precision.scales[:, None]).T
     return spread._replace(directions=device(directions), shrink=device(precision.values / (1.0 + precision.values)))
 
 
 def output_covariance(
-    outputs: Callable[[Any, Any], tuple[Any, Any]],
-    leaves: list[Any],
-    x: Any,
-    spread: Spread,
-    network: LayeredNetwork | None = None,
+    outputs: Callable[[Any, Any], tuple[Any, Any]], leaves: list[Any], x: Any, spread: Spread, network: LayeredNetwork
 ) -> tuple[Float[Array, "n k"], Float[Array, "n k k"]]:
     """U = (network outputs, shared numbers) of each example, and J C J' with J its Jacobian in the leaves.
 
@@ -79,7 +76,7 @@ def output_covariance(
         leaves: the mean.
         x: inputs.
         spread: of the covariance C.
-        network: layers of `outputs`, where the spread has layers.
+        network: layers of `outputs`.
 
     Returns:
         mean: u, raveled per example.
@@ -92,41 +89,57 @@ def output_covariance(
         return jnp.concatenate([made.reshape(len(made), -1), jnp.broadcast_to(flat, (len(made), flat.size))], axis=1)
 
     def chunk_of(batch: Any) -> tuple[Array, Array]:
-        if spread.root is not None:
-            jacobian = _jacobian(whole, leaves, batch) @ spread.root
-            return whole(leaves, batch), jnp.einsum("nkp,nlp->nkl", jacobian, jacobian)
-        return whole(leaves, batch), _layered(whole, leaves, batch, spread, network)  # type: ignore[arg-type]
+        opened = _opened(leaves, batch, network)
+        if spread.roots is None:
+            return whole(leaves, batch), _layered(whole, leaves, batch, spread, opened)
+        colored = _colored(spread.roots, opened)
+        return whole(leaves, batch), jnp.einsum("nkp,nlp->nkl", colored, colored)
 
-    if network is None:
-        one = jax.eval_shape(lambda b: whole(leaves, b), jax.tree.map(lambda leaf: leaf[:1], x))
-        chunk = max(1, JACOBIAN_NUMBERS // (one.size * sum(leaf.size for leaf in leaves)))
-    else:
-        chunk = network.chunk(leaves, x, jacobians=True)
+    chunk = network.chunk(leaves, x, jacobians=True)
+    if spread.roots is not None:
+        size, wide = sum(leaf.size for leaf in leaves), max([layer.width[1] for layer in network.layers], default=1)
+        chunk = min(chunk, max(1, JACOBIAN_NUMBERS // (size * max(wide, network.width(leaves, x)))))
     return map_over_examples(chunk_of, x, min(chunk, num_examples(x)))
 
 
-def _jacobian(whole: Any, leaves: list[Any], batch: Any) -> Float[Array, "n k p"]:
-    flat, unravel = ravel_pytree(leaves)
+class _Opened(NamedTuple):
+    """Jacobians of a batch, cut at the layers.
 
-    def one(v: Array, example: Any) -> Array:
-        return whole(unravel(v), jax.tree.map(lambda leaf: leaf[None], example))[0]
+    Attributes:
+        layers: activations (n, t, i) and gradients (k, n, t, o) of each; a row of the Jacobian is sum_t a_t g_t'.
+        rest: (n, k, m).
+    """
 
-    return jax.vmap(lambda example: jax.jacrev(one)(flat, example))(batch)
+    layers: list[tuple[Array, Array]]
+    rest: Array
 
 
-def _layered(whole: Any, leaves: list[Any], batch: Any, spread: Spread, network: LayeredNetwork) -> Array:
+def _opened(leaves: list[Any], batch: Any, network: LayeredNetwork) -> _Opened:
     taps = network.tap(leaves, batch)
     count, width = len(taps.outputs), taps.outputs[0].size
-    units = jnp.broadcast_to(jnp.eye(width, dtype=taps.outputs.dtype)[:, None], (width, count, width))
-    gradients = jax.lax.map(lambda unit: taps.pull(unit.reshape(taps.outputs.shape)), units)
-    found = jnp.zeros((count, width, width), taps.outputs.dtype)
-    for a, g, (inputs, turned, precisions) in zip(taps.activations, gradients, spread.layers, strict=True):
-        found = found + _of_layer(a, g, inputs, turned, precisions)
-    total = network.width(leaves, batch)
-    found = jnp.pad(found, ((0, 0), (0, total - width), (0, total - width)))
+    more = network.width(leaves, batch) - width  # of the shared numbers no layer knows
+    padded = [jnp.pad(g, ((0, more), (0, 0), (0, 0), (0, 0))) for g in taps.columns()]
+    rest = jnp.zeros((count, width + more, 0), taps.outputs.dtype)
     if network.rest:
-        jacobian = network.rest_jacobian(leaves, batch)
-        found = found + jnp.einsum("nkm,m,nlm->nkl", jacobian, spread.rest, jacobian)
+        rest = network.rest_jacobian(leaves, batch)
+    return _Opened(list(zip(taps.activations, padded, strict=True)), rest)
+
+
+def _colored(roots: list[Array], opened: _Opened) -> Float[Array, "n k p"]:
+    """J R, R cut into rows."""
+    found = opened.rest @ roots[-1]
+    for (a, g), root in zip(opened.layers, roots[:-1], strict=True):
+        if a.shape[1] == 1:
+            found = found + jnp.einsum("kno,nop->nkp", g[:, :, 0], jnp.einsum("ni,iop->nop", a[:, 0], root))
+        else:
+            found = found + jnp.einsum("nkio,iop->nkp", jnp.einsum("nti,knto->nkio", a, g), root)
+    return found
+
+
+def _layered(whole: Any, leaves: list[Any], batch: Any, spread: Spread, opened: _Opened) -> Float[Array, "n k k"]:
+    found = jnp.einsum("nkm,m,nlm->nkl", opened.rest, spread.rest, opened.rest)
+    for (a, g), (inputs, turned, precisions) in zip(opened.layers, spread.layers, strict=True):
+        found = found + _of_layer(a, g, inputs, turned, precisions)
     if spread.directions is None:
         return found
     unravel = ravel_pytree(leaves)[1]
@@ -141,5 +154,5 @@ def _of_layer(a: Array, g: Array, inputs: Any, turned: Any, precisions: Array) -
     if a.shape[1] == 1:
         weights = (a[:, 0] ** 2) @ (1.0 / precisions)
         return jnp.einsum("kno,lno,no->nkl", g[:, :, 0], g[:, :, 0], weights)
-    jacobian = jnp.einsum("nti,knto->knio", a, g)
-    return jnp.einsum("knio,lnio->nkl", jacobian / precisions, jacobian)
+    jacobian = jnp.einsum("nti,knto->nkio", a, g)
+    return jnp.einsum("nkio,nlio->nkl", jacobian / precisions[None, None], jacobian)

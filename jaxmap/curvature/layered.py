@@ -18,6 +18,9 @@ from jaxmap.types import Data
 NUMBERS = 2**24
 """How many numbers of activations, gradients and per-example Jacobians are held at a time."""
 
+CACHED = 2**20
+"""How many numbers stay in a processor's cache."""
+
 Outputs = Callable[[Any, Any], tuple[Any, Any]]
 Emission = Callable[[Any, Any], Any]
 
@@ -58,6 +61,11 @@ class LayeredNetwork(NamedTuple):
         places = [begins[k] + np.arange(sizes[k]) for k in rest]
         rest_positions = np.concatenate(places) if places else np.zeros(0, int)
         return cls(outputs, layers, rest, tuple(layer.places(begins) for layer in layers), rest_positions)
+
+    @property
+    def is_dense(self) -> bool:
+        """True where all leaves belong to dense layers that are applied once per example."""
+        return not self.rest and all(layer.positions == 1 for layer in self.layers)
 
     def tap(self, leaves: list[Any], x: Any) -> Taps:
         """Run the network on a batch and open it at its layers."""
@@ -168,6 +176,70 @@ def layered_diagonal(
         return _over_columns(taps, middle, network, square), _rest_diagonal(network, leaves, x, middle)
 
     return sum_over_examples(part, (data, weights), network.chunk(leaves, data[0], jacobians=True))
+
+
+def layered_ggn(
+    network: LayeredNetwork, emission: Emission, leaves: list[Any], data: Data, kind: str = "ggn"
+) -> list[Float[Array, "q r"]]:
+    """Sum J' L J of a network of dense layers alone, without a Jacobian: one block per pair of layers, for `assembled`.
+
+    Its entries are sums over the examples of a_i a_j M_op, with M = g' L g: one product of matrices between the pairs
+    (i, j) and the pairs (o, p). Within a layer a pair and its mirror image are one.
+
+    The arguments are those of `kronecker_factors`, the network one that `is_dense`.
+    """
+
+    def part(batch: Data, counted: Float[Array, " chunk"]) -> list[Array]:
+        taps, middle = _opened(network, emission, leaves, *batch, kind, counted)
+        gradients = taps.columns()
+        bent = [jnp.einsum("knto,nkl->lno", g, middle[:, : len(g), : len(g)]) for g in gradients]
+
+        def block(k: int, m: int) -> Array:
+            a, b, among = taps.activations[k][:, 0], taps.activations[m][:, 0], gradients[m][:, :, 0]
+            if k != m:
+                products = jnp.einsum("ni,nj->nij", a, b).reshape(len(a), -1)
+                return products.T @ jnp.einsum("lno,lnp->nop", bent[k], among).reshape(len(a), -1)
+            (i, j, _), (o, p, _) = _halves(a.shape[1]), _halves(among.shape[2])
+            return (a[:, i] * a[:, j]).T @ jnp.einsum("lno,lnp->nop", bent[k], among)[:, o, p]
+
+        return [block(k, m) for k, m in _pairs(network)]
+
+    inside, out = (max(layer.width[k] for layer in network.layers) for k in (0, 1))
+    gradients = network.width(leaves, data[0]) * sum(layer.width[1] for layer in network.layers)
+    numbers = (inside + 1) ** 2 + out**2 + 2 * gradients
+    chunk = min(max(CACHED // numbers, 128), NUMBERS // numbers, num_examples(data))
+    return sum_over_examples(part, data, max(1, chunk))
+
+
+def assembled(network: LayeredNetwork, blocks: list[Any]) -> Float[np.ndarray, "p p"]:
+    """The matrix of `layered_ggn`, in ravel order."""
+    size = sum(places.size for places in network.positions)
+    found = np.empty((size, size))
+    for (k, m), block in zip(_pairs(network), blocks, strict=True):
+        rows, columns = network.positions[k], network.positions[m]
+        if k == m:
+            i, o = (_halves(count)[2] for count in rows.shape)
+            part = np.asarray(block)[i[:, None, :, None], o[None, :, None, :]]
+        else:
+            part = np.asarray(block).reshape(len(rows), len(columns), rows.shape[1], -1).swapaxes(1, 2)
+        part = part.reshape(rows.size, columns.size)
+        found[np.ix_(rows.ravel(), columns.ravel())] = part
+        if k != m:
+            found[np.ix_(columns.ravel(), rows.ravel())] = part.T
+    return found
+
+
+def _pairs(network: LayeredNetwork) -> list[tuple[int, int]]:
+    count = len(network.layers)
+    return [(k, m) for k in range(count) for m in range(k, count)]
+
+
+def _halves(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pairs (i, j) with i <= j, and where each pair or its mirror image stands among them."""
+    i, j = np.triu_indices(size)
+    where = np.empty((size, size), int)
+    where[i, j] = where[j, i] = np.arange(len(i))
+    return i, j, where
 
 
 def _squared_sum(a: Float[Array, "n t i"], g: Float[Array, "n t o"]) -> Float[Array, "i o"]:

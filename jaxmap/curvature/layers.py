@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import core
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jaxtyping import Array, Float, Int
 
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"})
 """Operations that only hold a program."""
+
+EXAMPLES = 7919
+"""How many examples to look for layers with: a number that no other axis has, so that none is taken for theirs."""
 
 
 @dataclass(frozen=True)
@@ -76,27 +78,34 @@ class Taps(NamedTuple):
     activations: list[Float[Array, "n t i"]]
     pull: Callable[[Any], list[Float[Array, "n t o"]]]
 
+    def columns(self) -> list[Float[Array, "k n t o"]]:
+        """The gradients of each of the k outputs."""
+        count, width = len(self.outputs), self.outputs[0].size
+        units = jnp.broadcast_to(jnp.eye(width, dtype=self.outputs.dtype)[:, None], (width, count, width))
+        return jax.lax.map(lambda unit: self.pull(unit.reshape(self.outputs.shape)), units)
+
 
 def find_layers(function: Callable[[Any, Any], Any], z: Any, x: Any) -> tuple[Layer, ...]:
     """Find the layers of function(z, x).
 
     Kernels and biases that are used more than once (tied weights), inside loops, or in any other operation belong to no
-    layer. So do layers that do not see the examples on their leading axis.
+    layer. So do layers that do not see the examples on their leading axis, and a bias where the layer's result is read
+    elsewhere too, which then has another gradient.
 
     Args:
-        function: (z, x) -> outputs, a pytree.
+        function: (z, x) -> outputs, a pytree; for any number of examples.
         z: a pytree of parameters; only shapes are used.
         x: inputs with leading axis n; only shapes are used.
 
     Returns:
         layers: in the order in which they are applied.
     """
-    walk = _Walk(_examples(x))
-    jax.eval_shape(lambda z, x: walk(function, z, x), z, x)
+    walk = _Walk(EXAMPLES)
+    many = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((EXAMPLES, *jnp.shape(leaf)[1:]), jnp.result_type(leaf)), x)
+    jax.eval_shape(lambda z, x: walk(function, z, x), z, many)
     single = [found for found in walk.layers if walk.uses[found.kernel] == 1]
-    return tuple(
-        replace(found, bias=None) if found.bias is not None and walk.uses[found.bias] > 1 else found for found in single
-    )
+    alone = {found.kernel for found in single if walk.reads[found.kernel] == 1 == walk.uses.get(found.bias)}
+    return tuple(found if found.kernel in alone else replace(found, bias=None) for found in single)
 
 
 def tap(function: Callable[[Any, Any], Any], z: Any, x: Any, layers: tuple[Layer, ...]) -> Taps:
@@ -161,24 +170,35 @@ class _Result(NamedTuple):
 
 @dataclass
 class _Walk:
-    """Runs a program, following the parameters through it."""
+    """Runs a program, following the parameters through it.
+
+    Attributes:
+        examples: n.
+        kernels: number of each kernel whose layer is opened, and its place; None where layers are looked for.
+        shifts: what is added to the results of these layers.
+        layers: found so far.
+        uses: how often each leaf was used.
+        reads: how often the result of each kernel was.
+        activations, results: of the opened layers, by kernel.
+    """
 
     examples: int
     kernels: dict[int, int] | None = None
     shifts: list[Array] | None = None
     layers: list[Layer] = field(default_factory=list)
     uses: dict[int, int] = field(default_factory=dict)
+    reads: dict[int, int] = field(default_factory=dict)
     activations: dict[int, Array] = field(default_factory=dict)
     results: dict[int, Array] = field(default_factory=dict)
 
     def __call__(self, function: Any, z: Any, x: Any) -> Any:
         program, shapes = jax.make_jaxpr(function, return_shape=True)(z, x)
         leaves = jax.tree.leaves(z)
-        self.uses = dict.fromkeys(range(len(leaves)), 0)
+        self.uses, self.reads = (dict.fromkeys(range(len(leaves)), 0) for _ in range(2))
         marks: list[Any] = [
             _Leaf(k, jnp.size(leaf), tuple(range(jnp.ndim(leaf))), True) for k, leaf in enumerate(leaves)
         ]
-        values = [*leaves, *jax.tree.leaves(x)]
+        values = [jnp.asarray(value) for value in (*leaves, *jax.tree.leaves(x))]
         marks += [None] * (len(values) - len(leaves))
         outputs, ends = self._run(program.jaxpr, program.consts, values, marks)
         self._use(ends)
@@ -193,6 +213,8 @@ class _Walk:
         for mark in marks:
             if isinstance(mark, _Leaf):
                 self.uses[mark.number] += 1
+            if isinstance(mark, _Result):
+                self.reads[mark.number] += 1
 
     def _run(self, program: Jaxpr, constants: Any, values: Any, marks: Any) -> tuple[list[Any], list[Any]]:
         env = dict(zip(program.constvars, ((c, None) for c in constants), strict=True))
@@ -201,7 +223,7 @@ class _Walk:
         def read(v: Any) -> tuple[Any, Any]:
             return (v.val, None) if isinstance(v, Literal) else env[v]
 
-        for step in program.eqns:
+        for step in _needed(program):
             pairs = [read(v) for v in step.invars]
             outs, made = self._step(step, [p[0] for p in pairs], [p[1] for p in pairs])
             env |= dict(zip(step.outvars, zip(outs, made, strict=True), strict=True))
@@ -270,7 +292,7 @@ class _Walk:
         leaf = next((m for m in marks if isinstance(m, _Leaf)), None)
         if result is None or leaf is None or not leaf.trailing or leaf.size != int(np.prod(result.outputs)):
             return False
-        self.uses[leaf.number] += 1
+        self._use(marks)
         self.layers = [
             replace(layer, bias=leaf.number) if layer.kernel == result.number and layer.bias is None else layer
             for layer in self.layers
@@ -278,11 +300,22 @@ class _Walk:
         return True
 
 
+def _needed(program: Jaxpr) -> list[Any]:
+    """The operations that the results depend on: a second run of the network whose result is dropped uses nothing."""
+    wanted = {v for v in program.outvars if not isinstance(v, Literal)}
+    kept = []
+    for step in reversed(program.eqns):
+        if step.effects or not wanted.isdisjoint(step.outvars):
+            wanted |= {v for v in step.invars if not isinstance(v, Literal)}
+            kept.append(step)
+    return kept[::-1]
+
+
 def _evaluated(step: Any, values: list[Any]) -> list[Any]:
-    """Run one operation, by jax's own interpreter."""
-    known = {v: value for v, value in zip(step.invars, values, strict=True) if not isinstance(v, Literal)}
-    single = Jaxpr((), tuple(known), tuple(step.outvars), [step], step.effects)
-    return core.eval_jaxpr(single, (), *known.values())
+    """Run one operation, as jax's own interpreter does."""
+    with step.ctx.manager:
+        found = step.primitive.bind(*values, **step.primitive.get_bind_params(step.params))
+    return list(found) if step.primitive.multiple_results else [found]
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

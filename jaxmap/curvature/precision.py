@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Int
+from scipy.linalg.lapack import dtrtri
 
 Vectors = Float[np.ndarray, "p n"]
 
@@ -81,7 +82,7 @@ class Full:
     @cached_property
     def root(self) -> Float[np.ndarray, "p p"]:
         """L'^-1, a root of the covariance."""
-        return self.color(np.eye(self.size))
+        return dtrtri(self.chol_prec, lower=1)[0].T
 
     def variances(self) -> Float[np.ndarray, " p"]:  # noqa: D102
         return np.sum(self.root**2, axis=1)
@@ -366,3 +367,16 @@ def unpack_precision(header: dict[str, Any], arrays: dict[str, np.ndarray], name
 def moving_size(precision: Precision) -> int:
     """How many coordinates have a variance."""
     return len(precision.positions) if isinstance(precision, Conditional) else precision.size
+
+
+def leaves_that_move(precision: Precision, sizes: Sequence[int]) -> tuple[int, ...] | None:
+    """The numbers, in flattening order, of the leaves that have a variance; None for all.
+
+    Args:
+        precision: over all coordinates.
+        sizes: of the leaves.
+    """
+    if not isinstance(precision, Conditional):
+        return None
+    begins = np.cumsum([0, *sizes])[:-1]
+    return tuple(int(k) for k in np.flatnonzero(np.isin(begins, precision.positions)))

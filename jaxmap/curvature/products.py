@@ -65,7 +65,7 @@ def likelihood_product(view: View, z: Any, data: Data, kind: str = "ggn", weight
 def hutchinson(product: Product, size: int, probes: int, key: Any, dtype: Any) -> Float[Array, " p"]:
     """Estimate the diagonal of H as the mean of v * (H v) over random signs v (Bekas, Kokiopoulou and Saad, 2007).
 
-    The error of entry i has variance 2 / probes * sum_{j != i} H_ij^2; a diagonal H comes out exactly.
+    The error of entry i has variance sum_{j != i} H_ij^2 / probes; a diagonal H comes out exactly.
     """
     signs = jax.random.rademacher(key, (probes, size), dtype)
     return jnp.mean(signs * product(signs), axis=0)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from jaxmap.curvature.factor import FLAT, SingularCurvatureError
+from jaxmap.curvature.factor import FLAT, SingularCurvatureError, scaled_spectrum
 from jaxmap.curvature.layered import Factors, LayeredNetwork
 from jaxmap.curvature.precision import Diagonal, Kronecker, KroneckerBlock, LowRank
 
@@ -99,34 +99,45 @@ def kronecker_precision(
         own = np.asarray(prior, np.float64)[places]
         per_input = own.mean(axis=1)
         averaged |= bool(np.any(np.abs(own - per_input[:, None]) > 1e-6 * np.abs(own).max(initial=0.0)))
-        axes, a, b = _common_axes(np.asarray(of_inputs, np.float64), per_input, places, names)
+        axes, a, b = _common_axes(np.asarray(of_inputs), per_input, places, names)
         g, turned = np.linalg.eigh(np.asarray(of_outputs, np.float64))
-        found = a[:, None] * np.maximum(g, 0.0) + b[:, None]
-        if np.any(np.abs(found) <= FLAT * (a * max(g[-1], 0.0) + np.abs(b))[:, None]):
-            raise SingularCurvatureError(_flat(int((found == 0).sum()) or 1, names(places.ravel())))
+        bent, most = a[:, None] * np.maximum(g, 0.0), a[:, None] * max(g[-1], 0.0)
+        found = bent + b[:, None]
+        flat = np.abs(found) <= FLAT * (most + np.abs(b)[:, None])
+        flat |= (bent <= _rounding(of_outputs) * most) & (np.abs(b)[:, None] <= FLAT * most)
+        if flat.any():
+            raise SingularCurvatureError(_flat(int(flat.sum()), names(places.ravel())))
         clipped |= bool(np.any(found < 0))
         parts = (part.astype(rest.dtype) for part in (axes, turned, np.abs(found)))
         blocks.append(KroneckerBlock(places, *parts))
-    diagonal, added = diagonal_precision(rest + np.asarray(prior)[network.rest_positions], names, clip=True)
+    outside = network.rest_positions
+    diagonal, added = diagonal_precision(rest + np.asarray(prior)[outside], lambda k: names(outside[k]), clip=True)
     remarks = ["the prior averaged over the outputs of a layer"] * averaged
     remarks += ["negative curvature of the prior turned positive"] * (clipped or added > 0)
-    return Kronecker(blocks, network.rest_positions, diagonal.diagonal), ", ".join(remarks)
+    return Kronecker(blocks, outside, diagonal.diagonal), ", ".join(remarks)
 
 
 def _common_axes(
     matrix: np.ndarray, prior: np.ndarray, places: np.ndarray, names: Names
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """B, a, b with B' matrix B = diag(a) >= 0 and, for a prior that nowhere is negative, B' diag(prior) B = diag(b)."""
-    scale = np.trace(matrix) / len(matrix) or 1.0
+    wide = np.asarray(matrix, np.float64)
+    scale = np.trace(wide) / len(wide) or 1.0
     other = np.mean(np.abs(prior)) or 1.0
-    try:
-        root = np.linalg.cholesky(matrix / scale + np.diag(np.abs(prior)) / other)
-    except np.linalg.LinAlgError:
-        raise SingularCurvatureError(_flat(1, names(places.ravel()))) from None
-    inverse = np.linalg.inv(root)
-    a, turned = np.linalg.eigh(inverse @ matrix @ inverse.T)
+    both = wide / scale + np.diag(np.abs(prior)) / other
+    values, _, _ = scaled_spectrum(both)
+    flat = values <= (_rounding(matrix) if np.any(prior == 0) else FLAT)
+    if flat.any():
+        raise SingularCurvatureError(_flat(int(flat.sum()), names(places.ravel())))
+    inverse = np.linalg.inv(np.linalg.cholesky(both))
+    a, turned = np.linalg.eigh(inverse @ wide @ inverse.T)
     axes = inverse.T @ turned
     return axes, np.maximum(a, 0.0), np.einsum("ij,i,ij->j", axes, prior, axes)
+
+
+def _rounding(matrix: np.ndarray) -> float:
+    """Below this, relative to its scale, a matrix summed in its dtype says nothing."""
+    return max(FLAT, len(matrix) * float(np.finfo(np.asarray(matrix).dtype).eps))
 
 
 def _flat(count: int, paths: tuple[str, ...]) -> str:

@@ -20,9 +20,11 @@ from jaxmap.infer.ladder import Ladder, Structure
 from jaxmap.infer.laplace import Laplace
 from jaxmap.infer.variational_families import Family, Frame
 from jaxmap.infer.variational_start import Start, start_at
-from jaxmap.infer.variational_climb import Bound, climb_bound
+from jaxmap.infer.variational_bound import Bound, bound_at
+from jaxmap.infer.variational_climb import climb_bound
 from jaxmap.infer.variational import VI
 from jaxmap.infer.evidence import log_evidence
+from jaxmap.infer.search import Search
 from jaxmap.infer.tune import Tuned, tune
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.ensemble import Ensemble
@@ -48,6 +50,7 @@ __all__ = [
     "Problem",
     "Replicates",
     "Saved",
+    "Search",
     "Structure",
     "Summary",
     "Tuned",

@@ -46,8 +46,7 @@ class Curved:
     @cached_property
     def names(self) -> list[str]:
         """The path of each moving coordinate."""
-        every = coordinate_paths(self.z)
-        return every if self.view.leaves is None else [every[i] for i in self.positions]
+        return coordinate_paths(self.z, self.view.leaves)
 
     @property
     def value(self) -> float:
@@ -56,12 +55,17 @@ class Curved:
 
     @property
     def gradient(self) -> np.ndarray:
-        """Its gradient, (p,)."""
-        return self._value_and_gradient[1][self.positions]
+        """Its gradient along the leaves that move, (p,)."""
+        return self._value_and_gradient[1]
 
     @cached_property
     def _value_and_gradient(self) -> tuple[float, np.ndarray]:
-        value, gradient = self.run("value", jax.value_and_grad(self.density))
+        view = self.view
+
+        def evaluate(z: Any, data: Data) -> Any:
+            return jax.value_and_grad(lambda m: view.density(view.into(z, m), data))(view.of(z))
+
+        value, gradient = self.run("value", evaluate)
         flat = [np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(gradient)]
         return float(value), np.concatenate(flat)
 

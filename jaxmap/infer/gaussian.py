@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxmap.curvature import Conditional, Full, Precision, moving_size, unpack_precision
+from jaxmap.curvature import Conditional, Full, Precision, leaves_that_move, moving_size, unpack_precision
 from jaxmap.infer.delta_method import carry
 from jaxmap.infer.grade import Grade
 from jaxmap.infer.posteriors import Particles, equal_weights, line_of
@@ -105,16 +105,24 @@ class GaussianPosterior:
     @property
     def moving(self) -> tuple[int, ...] | None:
         """The numbers, in flattening order, of the leaves that have a variance; None for all."""
-        if not isinstance(self.precision, Conditional):
-            return None
-        sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(self.mean)]
-        begins = np.cumsum([0, *sizes[:-1]])
-        return tuple(int(k) for k in np.flatnonzero(np.isin(begins, self.precision.positions)))
+        return leaves_that_move(self.precision, [int(np.size(leaf)) for leaf in jax.tree.leaves(self.mean)])
 
     def distance(self, z: Any) -> float:
-        """|W'(z - mean)|: how far coordinates are from the mean, in posterior standard deviations."""
+        """|W'(z - mean)|: how far coordinates are from the mean, in posterior standard deviations.
+
+        Infinite where only some leaves move and another one differs from the mean.
+        """
+        move = self._move(z)
+        return np.inf if move is None else float(np.linalg.norm(self.precision.whiten(move[:, None])))
+
+    def _move(self, z: Any) -> np.ndarray | None:
+        """From the mean to z; None where a coordinate differs that has no variance."""
         flat, mean = (np.asarray(ravel_pytree(host(t))[0], np.float64) for t in (z, self.mean))
-        return float(np.linalg.norm(self.precision.whiten((flat - mean)[:, None])))
+        if isinstance(self.precision, Conditional):
+            held = np.delete(np.arange(len(mean)), self.precision.positions)
+            if np.any(np.abs(flat - mean)[held] > 1e-6 * np.maximum(1.0, np.abs(mean[held]))):
+                return None
+        return flat - mean
 
     def sample_unconstrained(self, key: Key, n: int) -> Any:
         """Draw n coordinate trees, stacked."""
@@ -142,12 +150,9 @@ class GaussianPosterior:
         """
         with jax.enable_x64(True):
             z = self.space.unconstrain(jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), params))
-            flat, mean = (np.asarray(ravel_pytree(t)[0], np.float64) for t in (z, self.mean))
-            move = flat - mean
-            if isinstance(self.precision, Conditional):
-                held = np.delete(move, self.precision.positions)
-                if np.any(np.abs(held) > 1e-6 * np.maximum(1.0, np.abs(np.delete(mean, self.precision.positions)))):
-                    return -np.inf
+            move = self._move(z)
+            if move is None:
+                return -np.inf
             size, white = moving_size(self.precision), self.precision.whiten(move[:, None])
             log_normal = 0.5 * self.precision.log_det - 0.5 * size * np.log(2 * np.pi) - 0.5 * np.sum(white**2)
             return float(log_normal - self.space.log_jacobian(z))
@@ -177,7 +182,13 @@ class GaussianPosterior:
 
     @classmethod
     def from_saved(cls, saved: Saved, model: Any = None) -> "GaussianPosterior":
-        """The inverse of `packed`."""
+        """The inverse of `packed`.
+
+        Raises:
+            ValueError: saved by a version whose Gaussians had another form.
+        """
+        if "precision" not in saved.header:
+            raise ValueError("Expected a Gaussian saved by this version; got one of an earlier one. Fit it again.")
         header, arrays, start = saved.header, saved.arrays, None if model is None else model.start
         mean = unpack_tree(header["mean"], "mean", arrays, start)
         precision = unpack_precision(header["precision"], arrays, "precision")

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from scipy.special import logsumexp
+from scipy.special import logsumexp, ndtri
 
-from jaxmap.curvature import Precision, moving_size
+from jaxmap.curvature import Precision, leaves_that_move, moving_size
+from jaxmap.infer.curved import Curved
 from jaxmap.infer.problem import Problem
 from jaxmap.model import Density
 from jaxmap.statistics import ess_of_weights, pareto_smooth
@@ -28,8 +29,9 @@ DRAWS_AT_A_TIME = 32
 class Grade:
     """How good an approximation q of a density p is, and what importance weighting makes of it.
 
-    Draws z_s from q have weights p(z_s) / q(z_s), whose tail is smoothed (Vehtari, Simpson, Gelman, Yao and Gabry,
-    2024). The shape k of that tail says whether they can be trusted: below min(1 - 1 / log10 S, 0.7) they can.
+    Draws z_s from q, spread evenly along each axis, have weights p(z_s) / q(z_s), whose tail is smoothed (Vehtari,
+    Simpson, Gelman, Yao and Gabry, 2024). The shape k of that tail says whether they can be trusted: below
+    min(1 - 1 / log10 S, 0.7) they can.
 
     Attributes:
         k_hat: the shape.
@@ -95,19 +97,38 @@ def grade(key: Key, density: Density, problem: Problem, mean: Any, precision: Pr
         grade: an infinite k-hat where the density is not a number at some draw.
     """
     flat = np.asarray(ravel_pytree(mean)[0], np.float64)
-    noise = np.asarray(jax.random.normal(key, (draws, precision.size)), np.float64)
+    noise = spread_normal(key, draws, precision.size)
     moves = precision.color(noise.T).T
     if moving_size(precision) < precision.size:
         noise = noise[:, precision.positions]  # type: ignore[attr-defined]
     log_normal = 0.5 * precision.log_det - 0.5 * noise.shape[1] * np.log(2 * np.pi) - 0.5 * np.sum(noise**2, axis=1)
     values, moments = _evaluated(density, problem, mean, flat[None] + moves)
+    values = values - _of_held(density, problem, mean, precision)
     log_ratios = values - log_normal
     log_ratios = np.where(np.isnan(log_ratios), np.inf, log_ratios)
     found = pareto_smooth(log_ratios)
-    k_hat = np.inf if np.isnan(found.k_hat) else _settled(found.k_hat, log_ratios)
+    k_hat = _settled(np.inf if np.isnan(found.k_hat) else found.k_hat, log_ratios)
     center, spread = moments(np.exp(found.log_weights))
     log_mean = float(np.asarray(logsumexp(_smoothed(log_ratios, found.log_weights)) - np.log(draws)))
     return Grade(float(k_hat), draws, ess_of_weights(found.log_weights), log_mean, center, spread)
+
+
+def spread_normal(key: Key, draws: int, size: int) -> np.ndarray:
+    """Standard normal draws, one from each of S equally likely slices of every coordinate, (draws, size).
+
+    A Latin hypercube: McKay, Beckman and Conover (1979). Each draw alone is standard normal; averages err less than
+    with independent draws by what is a sum of functions of one coordinate each.
+    """
+    order, within = jax.random.split(key)
+    slices = jax.random.permutation(order, jnp.tile(jnp.arange(draws), (size, 1)), axis=1, independent=True)
+    uniform = jax.random.uniform(within, (size, draws), np.float32, minval=1e-6)
+    return ndtri((np.asarray(slices, np.float64) + np.asarray(uniform, np.float64)) / draws).T
+
+
+def _of_held(density: Density, problem: Problem, mean: Any, precision: Precision) -> float:
+    """The prior's part that belongs to leaves without a variance: the evidence is that of the others given them."""
+    leaves = leaves_that_move(precision, [int(np.size(leaf)) for leaf in jax.tree.leaves(mean)])
+    return 0.0 if leaves is None else Curved(density, mean, problem, leaves).held_log_prior()
 
 
 def _settled(k_hat: float, log_ratios: np.ndarray) -> float:
@@ -117,10 +138,10 @@ def _settled(k_hat: float, log_ratios: np.ndarray) -> float:
 
 def _smoothed(log_ratios: np.ndarray, log_weights: np.ndarray) -> np.ndarray:
     """The smoothed weights before they were normalised: those outside the tail are the raw ratios."""
-    if not np.all(np.isfinite(log_ratios.max(initial=-np.inf))):
-        return log_ratios
-    middle = np.argsort(log_ratios, kind="stable")[len(log_ratios) // 2]
-    return log_weights + (log_ratios[middle] - log_weights[middle])
+    if not np.isfinite(log_ratios.max()):
+        return np.full_like(log_ratios, np.nan)
+    smallest = np.argmin(np.where(np.isfinite(log_ratios), log_ratios, np.inf))
+    return log_weights + (log_ratios[smallest] - log_weights[smallest])
 
 
 def _evaluated(density: Density, problem: Problem, mean: Any, z: np.ndarray) -> tuple[np.ndarray, Callable[..., Any]]:

@@ -14,12 +14,14 @@ from jaxmap.curvature import (
     LayeredNetwork,
     Precision,
     SingularCurvatureError,
+    assembled,
     diagonal_precision,
     factorize,
     hutchinson,
     kronecker_factors,
     kronecker_precision,
     layered_diagonal,
+    layered_ggn,
     leading_eigenpairs,
     likelihood_product,
     low_rank_precision,
@@ -38,7 +40,10 @@ FULL_UP_TO = 12_000
 """Parameters for which a P x P matrix in float64 (about 1 GiB) is still formed."""
 
 PRIOR_UP_TO = 2_000
-"""Parameters for which the prior's curvature is formed where it ties parameters together."""
+"""Parameters for which the prior's curvature is formed, to see whether it ties parameters together."""
+
+PRIOR_PROBES = 64
+"""Random vectors that estimate its diagonal beyond that; a tie of two parameters escapes them once in 2^63 times."""
 
 LAYERS_UP_TO = 16_384
 """Inputs or outputs of a layer for which a Kronecker factor (2 GiB in float64) is still formed."""
@@ -149,9 +154,25 @@ class Ladder:
         if kind == "fisher" and self.at.problem.model.outputs is None:
             matrix = self.at.score_products() + self.at.of_prior()
         else:
-            matrix = self.at.exact()[0] if kind == "exact" else self.at.gauss_newton(kind)[0]
+            matrix = self.at.exact()[0] if kind == "exact" else self._gauss_newton(kind)
         precision, added = factorize(matrix, self.at.names, clip=clip)
         return precision, _clipped(added)
+
+    def _gauss_newton(self, kind: str) -> np.ndarray:
+        network, view, emission = self.network, self.at.view, self.at.problem.model.emission
+        if not network.is_dense:
+            return self.at.gauss_newton(kind)[0]
+
+        def blocks(z: Any, data: Data) -> Any:
+            here = network._replace(outputs=view.outputs(z))
+            return layered_ggn(here, emission, view.of(z), data, kind)  # type: ignore[arg-type]
+
+        matrix = assembled(network, self.at.run(("layered ggn", kind, network.layers), blocks))
+        prior, remarks = self.prior_diagonal()
+        if remarks:
+            return matrix + self.at.of_prior()
+        matrix[np.diag_indices_from(matrix)] += prior
+        return matrix
 
     def _diagonal(self, kind: str, clip: bool) -> tuple[Precision, list[str]]:
         prior, remarks = self.prior_diagonal()
@@ -174,7 +195,7 @@ class Ladder:
             here = network._replace(outputs=view.outputs(z))
             return kronecker_factors(here, emission, view.of(z), data, kind)  # type: ignore[arg-type]
 
-        found, rest = jax.tree.map(np.asarray, self.at.run(("kronecker", kind), factors, double=False))
+        found, rest = jax.tree.map(np.asarray, self.at.run(("kronecker", kind, network.layers), factors, double=False))
         precision, remark = kronecker_precision(network, found, rest, prior, self.paths)
         outside = len(network.rest_positions)
         remarks += [f"{outside} parameters outside dense and convolution layers diagonal"] * (outside > 0)
@@ -206,14 +227,14 @@ class Ladder:
     @cached_property
     def network(self) -> LayeredNetwork:
         """The layers of the outputs among the moving leaves."""
-        view, programs = self.at.view, self.at.problem.model.programs
-        if ("layers", view) not in programs:
+        view, programs, x = self.at.view, self.at.problem.model.programs, self.at.problem.data[0]
+        name = ("layers", view, tuple(leaf.shape[1:] for leaf in jax.tree.leaves(x)))
+        if name not in programs:
             z = self.at.z
             leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in view.of(z)]
-            programs["layers", view] = LayeredNetwork.of(
-                view.outputs(z), leaves, self.at.problem.data[0], limit=LAYERS_UP_TO
-            )._replace(outputs=None)  # which would hold on to this z
-        return programs["layers", view]
+            found = LayeredNetwork.of(view.outputs(z), leaves, x, limit=LAYERS_UP_TO)
+            programs[name] = found._replace(outputs=None)  # which would hold on to this z
+        return programs[name]
 
     def paths(self, positions: np.ndarray) -> tuple[str, ...]:
         """The leaves that moving coordinates belong to."""
@@ -225,8 +246,14 @@ class Ladder:
     def prior_diagonal(self) -> tuple[np.ndarray, list[str]]:
         """The diagonal of the curvature of all that does not depend on the data, and a remark if that is not all.
 
-        Two random sign vectors tell whether the prior ties parameters together: where it does not, each gives it.
+        For many parameters random sign vectors tell whether the prior ties parameters together: where it does not, each
+        gives the diagonal.
         """
+        if len(self.at.positions) <= PRIOR_UP_TO:
+            matrix = self.at.of_prior()
+            diagonal = np.diag(matrix).copy()
+            apart = np.abs(matrix - np.diag(diagonal)).max(initial=0.0) <= 1e-12 * np.abs(diagonal).max(initial=0.0)
+            return diagonal, [] if apart else [TIED]
         view = self.at.view
 
         def probe(z: Any, data: Data) -> Any:
@@ -238,13 +265,11 @@ class Ladder:
                 signs = jax.random.rademacher(key, flat.shape, flat.dtype)
                 return signs * ravel_pytree(jax.jvp(slope, (moving,), (unravel(signs),))[1])[0]
 
-            return jax.vmap(one)(jax.random.split(jax.random.key(0), 64 if flat.size > PRIOR_UP_TO else 2))
+            return jax.lax.map(one, jax.random.split(jax.random.key(0), PRIOR_PROBES), batch_size=8)
 
         found = np.asarray(self.at.run("prior diagonal", probe), np.float64)
-        if np.allclose(found[0], found[1], rtol=1e-9, atol=1e-12 * np.abs(found).max(initial=0.0)):
+        if np.allclose(found, found[:1], rtol=1e-9, atol=1e-12 * np.abs(found).max(initial=0.0)):
             return found[0], []
-        if found.shape[1] <= PRIOR_UP_TO:
-            return np.diag(self.at.of_prior()).copy(), [TIED]
         return found.mean(axis=0), [TIED + ", estimated"]
 
     def _products_of_units(self, kind: str) -> np.ndarray:
@@ -263,10 +288,11 @@ class Ladder:
         return np.asarray(self.at.run(("unit products", kind), diagonal), np.float64)
 
     def _estimated(self, kind: str, probes: int) -> np.ndarray:
-        view, size, dtype = self.at.view, len(self.at.positions), self.at.problem.dtype
+        view = self.at.view
 
         def diagonal(z: Any, data: Data, key: Any) -> Any:
-            return hutchinson(likelihood_product(view, z, data, kind), size, probes, key, dtype)
+            flat = ravel_pytree(view.of(z))[0]
+            return hutchinson(likelihood_product(view, z, data, kind), flat.size, probes, key, flat.dtype)
 
         return np.asarray(self.at.run(("hutchinson", kind, probes), diagonal, self.key, double=False))
 
@@ -277,7 +303,7 @@ class Ladder:
             here = network._replace(outputs=view.outputs(z))
             return layered_diagonal(here, emission, view.of(z), data, kind)  # type: ignore[arg-type]
 
-        blocks, rest = self.at.run(("layered diagonal", kind), diagonal, double=False)
+        blocks, rest = self.at.run(("layered diagonal", kind, network.layers), diagonal, double=False)
         found = np.empty(len(self.at.positions), self.at.problem.dtype)
         found[network.rest_positions] = np.asarray(rest)
         for places, block in zip(network.positions, blocks, strict=True):

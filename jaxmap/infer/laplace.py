@@ -18,7 +18,7 @@ from jaxmap.infer.point import MAP, check_counts, continued, describe
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch, check_method
 from jaxmap.model import Density
-from jaxmap.trees import paths
+from jaxmap.trees import paths, signature
 from jaxmap.types import FitError, Key, Method, Posterior, Seeds, Status
 
 LAST_LAYER = "last_layer"
@@ -155,7 +155,8 @@ class Laplace:
             flat = ", ".join(certificate.flat) if certificate else "unknown directions"
             raise FitError(
                 f"Laplace needs a maximum; the search ended where the density is flat or grows along {flat}. "
-                "Give these parameters a prior, or sample with jm.NUTS(); force=True overrides.",
+                "Give these parameters a prior that holds them, write them in other coordinates (effects in units of "
+                "their scale), or sample with jm.NUTS(); force=True overrides.",
                 last=point.mode,
             )
         if certificate and certificate.held:
@@ -215,7 +216,11 @@ def _last_layer(problem: Problem, z: Any) -> tuple[int, ...]:
     model = problem.model
     if model.outputs is None:
         raise ValueError("Expected a model with a network for subset='last_layer'; got none. Name paths instead.")
-    found = find_layers(lambda z, x: model.outputs(model.space.constrain(z), x)[0], z, problem.data[0])  # type: ignore[misc]
+    x = problem.data[0]
+    known = ("layers of all", signature(x))
+    if known not in model.programs:
+        model.programs[known] = find_layers(lambda z, x: model.outputs(model.space.constrain(z), x)[0], z, x)  # type: ignore[misc]
+    found = model.programs[known]
     if not found:
         raise ValueError(
             "Expected a network with dense or convolution layers for subset='last_layer'; found none. "

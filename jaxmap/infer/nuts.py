@@ -12,6 +12,7 @@ from numpyro.infer.hmc import hmc
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.gaussian import GaussianPosterior
+from jaxmap.infer.ladder import FULL_UP_TO
 from jaxmap.infer.mixture import MixturePosterior
 from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.posteriors import Point, is_posterior
@@ -126,7 +127,11 @@ class NUTS:
             found = mode
         key = jax.random.fold_in(seed.keys[0], POSITIONS)
         cost = {"gradients": found.info.num_gradients, "seconds": found.info.seconds, "notes": notes}
-        if isinstance(found, GaussianPosterior):
+        if isinstance(found, GaussianPosterior) and (size > FULL_UP_TO or found.moving is not None):
+            why = "holds some parameters still" if found.moving is not None else f"has {size} parameters"
+            notes = (*notes, f"Started without curvature: the Gaussian {why}, so that it cannot whiten the space.")
+            cost["notes"] = notes
+        elif isinstance(found, GaussianPosterior):
             mean = ravel_pytree(found.mean)[0].astype(problem.dtype)
             root = jnp.asarray(found.precision.color(np.eye(size)), problem.dtype)
             positions = jax.random.normal(key, (self.chains, size), problem.dtype)

@@ -1,6 +1,6 @@
 """Variational inference: the Gaussian of a family that is closest to the posterior, in unconstrained coordinates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -10,25 +10,41 @@ import numpy as np
 from jaxmap.curvature import Precision
 from jaxmap.data import BatchPlan
 from jaxmap.infer.gaussian import GaussianPosterior
-from jaxmap.infer.grade import DRAWS, DRAWS_AT_A_TIME, GRADED_UP_TO, Grade, grade
+from jaxmap.infer.grade import DRAWS, GRADED_UP_TO, Grade, grade
 from jaxmap.infer.ladder import FULL_UP_TO
 from jaxmap.infer.point import MAP, check_counts, describe
-from jaxmap.infer.posteriors import is_posterior
+from jaxmap.infer.posteriors import Point, is_posterior
 from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions
-from jaxmap.infer.variational_climb import Bound, Climbed, climb_bound
-from jaxmap.infer.variational_families import Family, Frame, FullFamily, LowRankFamily, MeanField, frame_of
-from jaxmap.infer.variational_start import Start, start_at
+from jaxmap.infer.variational_bound import Bound, bound_at
+from jaxmap.infer.variational_climb import Climbed, climb_bound
+from jaxmap.infer.variational_families import (
+    Family,
+    Frame,
+    FullFamily,
+    LowRankFamily,
+    MeanField,
+    Numbers,
+    frame_of,
+    narrowed,
+)
+from jaxmap.infer.variational_start import Start, own_start, start_at
 from jaxmap.model import Density
 from jaxmap.optimize import slope_at
-from jaxmap.trees import in_double, settled, shaper, stack, take
-from jaxmap.types import Data, FitError, Info, Key, Method, Posterior, Seeds, Status
+from jaxmap.trees import settled, shaper, stack
+from jaxmap.types import FitError, Info, Key, Method, Posterior, Seeds, Status
 
 FAMILIES = ("mean_field", "low_rank", "full")
 
 STEPS = 5000
 
-MANY_DRAWS = 100
-"""Draws for the final bound where there are too many parameters for a grade."""
+FEW_DRAWS = 100
+"""Draws for a bound that decides between two starts, or where there are too many parameters for a grade."""
+
+NARROWINGS = 12
+"""How often the first scale may be divided by three."""
+
+DOUBTFUL = (Status.NOT_A_MAXIMUM, Status.AT_BOUNDARY)
+"""How a point was found that may be worse than none."""
 
 CLIMB, PROBE, FINAL = 6, 7, 8
 """Tags folded into a key for the climb, for random directions at the start, and for the last draws."""
@@ -61,7 +77,7 @@ class VI:
     start: Method | Posterior = MAP(space="unconstrained")
     rank: int = 8
     steps: int | None = None
-    draws: int = 16
+    draws: int = 32
     batch_size: int | None = None
     grade: int | None = None
 
@@ -89,20 +105,33 @@ class VI:
             )
         density, family = Density(problem.model), self._family()
         plan = None if self.batch_size is None else BatchPlan(problem.num_examples, self.batch_size)
-        found = problem.solve(self.start, seeds)
-        starts, frames, begun = [], [], []
-        for k, result in enumerate(found):
-            seed, key = Seeds(seeds.keys[k : k + 1], seeds.ranks[k : k + 1]), jax.random.fold_in(seeds.keys[k], PROBE)
-            starts.append(start_at(result, density, problem, seed, key))
-            frame, inside = frame_of(starts[k].center, starts[k].curvature, family)
-            frames.append(frame)
-            begun.append(family.begin(problem.num_params, inside, key))
+        begun = [
+            self._begin(found, density, problem, Seeds(seeds.keys[k : k + 1], seeds.ranks[k : k + 1]))
+            for k, found in enumerate(problem.solve(self.start, seeds))
+        ]
         watch = Stopwatch()
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(seeds.keys, CLIMB)
-        here = jax.tree.map(lambda leaf: jnp.asarray(leaf, problem.dtype), (stack(begun), stack(frames)))
+        together = stack([(b.numbers, b.frame) for b in begun])
+        numbers, frames = jax.tree.map(lambda leaf: jnp.asarray(leaf, problem.dtype), together)
         bound = Bound(density, family, self.draws, plan)
-        climbed = climb_bound(bound, *here, keys, problem.data, self.steps or STEPS, problem.progress)
-        return Bounds(bound, climbed, starts, frames, seeds.keys, watch.seconds / seeds.count)
+        climbed = climb_bound(bound, numbers, frames, keys, problem.data, self.steps or STEPS, problem.progress)
+        return Bounds(bound, climbed, begun, seeds.keys, watch.seconds / seeds.count)
+
+    def _begin(self, found: Any, density: Density, problem: Problem, seed: Seeds) -> "Begun":
+        """Begin where the start ended; at the model's own start if that failed, or was no maximum and bounds worse."""
+        key = jax.random.fold_in(seed.keys[0], PROBE)
+        beginner = Beginner(density, problem, self._family(), key)
+        if isinstance(found, FitError):
+            said = f"Began at the model's own start: {found}"
+            return beginner.begin(own_start(density, problem, seed, key)).after(0.0, 0.0, said)
+        begun = beginner.begin(start_at(found, density, problem, key))
+        if not (isinstance(found, Point) and found.moved and found.info.status in DOUBTFUL):
+            return begun
+        own = beginner.begin(own_start(density, problem, seed, key))
+        if begun.bound >= own.bound:
+            return begun.after(own.start.gradients, own.start.seconds)
+        said = f"Began at the model's own start: {found.info.method} found no maximum, and a lower ELBO around it."
+        return own.after(begun.start.gradients, begun.start.seconds, said)
 
     def _family(self) -> Family:
         if self.family == "low_rank":
@@ -116,9 +145,8 @@ class VI:
             FitError: no window of the climb was finite.
         """
         watch = Stopwatch()
-        bound, start, frame = runs.bound, runs.starts[index], runs.frames[index]
-        status = Status.from_code(runs.climbed.codes[index])
-        if status is Status.DIVERGED:
+        bound, (start, frame) = runs.bound, (runs.begun[index].start, runs.begun[index].frame)
+        if runs.climbed.codes[index] == Status.DIVERGED.code:
             raise FitError(
                 f"{describe(self)} diverged: the density is not finite around its start, however close. Declare the "
                 "support of the parameters, or give another start.",
@@ -129,15 +157,26 @@ class VI:
         precision = bound.family.precision(numbers, frame)
         flat = np.asarray(frame.place(numbers["mean"][None])[0])
         mean = settled(jax.tree.map(lambda leaf: jnp.asarray(leaf, problem.dtype), shaper(start.z)(flat)))
-        count = DRAWS if problem.num_params <= GRADED_UP_TO else MANY_DRAWS
+        count = DRAWS if problem.num_params <= GRADED_UP_TO else FEW_DRAWS
         key, again = jax.random.split(jax.random.fold_in(runs.keys[index], FINAL))
         found = bound_at(key, bound.density, problem, mean, precision, count)
-        graded = self._graded(again, bound.density, problem, mean, precision)
-        said = [*start.notes, _ending(status, int(runs.climbed.steps[index])), *([graded.note] if graded else [])]
-        if graded is None:
-            said.append("Not graded: too many parameters for importance weights; grade=1000 asks for it anyway.")
-        slope, history = slope_at(bound.density, mean, problem.data), runs.climbed.history[index]
-        info = Info(
+        graded, said = self._graded(again, bound.density, problem, mean, precision)
+        info = self._info(problem, runs, index, mean)
+        info = replace(
+            info,
+            num_gradients=info.num_gradients + (count + (graded.draws if graded else 0)) / 3,
+            seconds=info.seconds + watch.seconds,
+            notes=(*info.notes, *said),
+            diagnostics={"elbo": found.value, "elbo_se": found.error} | (graded.diagnostics if graded else {}),
+        )
+        return GaussianPosterior(mean, precision, problem.model.space, info, found.value, grade=graded)
+
+    def _info(self, problem: Problem, runs: "Bounds", index: int, mean: Any) -> Info:
+        """What is known of one climb, but for its last draws."""
+        bound, climbed, start = runs.bound, runs.climbed, runs.begun[index].start
+        status, steps = Status.from_code(climbed.codes[index]), int(climbed.steps[index])
+        slope, history = slope_at(bound.density, mean, problem.data), climbed.history[index]
+        return Info(
             status=status,
             method=describe(self),
             solver=f"Adam on the ELBO, {self.draws} draws per step",
@@ -145,26 +184,23 @@ class VI:
             log_likelihood=float(slope.log_likelihood),
             log_prior=float(slope.log_prior),
             log_joint=float(slope.log_likelihood + slope.log_prior),
-            num_gradients=start.gradients
-            + runs.climbed.steps[index] * self.draws * bound.share
-            + (count + (graded.draws if graded else 0)) / 3,
-            seconds=start.seconds + runs.seconds + watch.seconds,
+            num_gradients=start.gradients + steps * self.draws * bound.share + 1.0,
+            seconds=start.seconds + runs.seconds,
             history=-history[~np.isnan(history)] / problem.num_examples,
-            notes=tuple(said),
-            diagnostics={"elbo": found.value, "elbo_se": found.error} | (graded.diagnostics if graded else {}),
+            notes=(*start.notes, _ending(status, steps)),
             versions=library_versions(),
         )
-        return GaussianPosterior(mean, precision, problem.model.space, info, found.value, grade=graded or None)
 
     def _graded(
         self, key: Key, density: Density, problem: Problem, mean: Any, precision: Precision
-    ) -> Grade | bool | None:
-        """The grade; False where none was wanted, None where there are too many parameters for one."""
+    ) -> tuple[Grade | None, tuple[str, ...]]:
+        """The grade, and what a reader must know of it."""
         if self.grade == 0:
-            return False
+            return None, ()
         if self.grade is None and problem.num_params > GRADED_UP_TO:
-            return None
-        return grade(key, density, problem, mean, precision, self.grade or DRAWS)
+            return None, ("Not graded: too many parameters for importance weights; grade=1000 asks for it anyway.",)
+        graded = grade(key, density, problem, mean, precision, self.grade or DRAWS)
+        return graded, (graded.note,)
 
 
 class Bounds(NamedTuple):
@@ -172,43 +208,55 @@ class Bounds(NamedTuple):
 
     bound: Bound
     climbed: Climbed
-    starts: list[Start]
-    frames: list[Frame]
+    begun: list["Begun"]
     keys: Any
     seconds: float
 
 
-class Estimate(NamedTuple):
-    """A Monte Carlo mean and its standard error."""
+@dataclass(frozen=True)
+class Begun:
+    """Where one climb begins: the start, its frame, the family's first numbers (float64), and the bound there."""
 
-    value: float
-    error: float
+    start: Start
+    frame: Frame
+    numbers: Numbers
+    bound: float
+
+    def after(self, gradients: float, seconds: float, *said: str) -> "Begun":
+        """The same, with what else was spent before and is to be said first."""
+        start = self.start
+        spent = {"gradients": start.gradients + gradients, "seconds": start.seconds + seconds}
+        return replace(self, start=replace(start, **spent, notes=(*said, *start.notes)))
 
 
-def bound_at(key: Key, density: Density, problem: Problem, mean: Any, precision: Precision, draws: int) -> Estimate:
-    """The evidence lower bound of N(mean, H^-1), in float64, from pairs of opposite draws.
+@dataclass(frozen=True)
+class Beginner:
+    """Makes beginnings for one density and family."""
 
-    Args:
-        key: for the draws.
-        density: what is approximated.
-        problem: its model and data.
-        mean: coordinates.
-        precision: H.
-        draws: how many, even.
-    """
-    flat = np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(mean)])
-    half = np.asarray(jax.random.normal(key, (draws // 2, precision.size)), np.float64)
-    noise = np.concatenate([half, -half])
-    shaped = shaper(mean)
+    density: Density
+    problem: Problem
+    family: Family
+    key: Key
 
-    def values(z: Any, data: Data) -> Any:
-        return jax.lax.map(lambda v: density(shaped(v), data), z, batch_size=min(len(z), DRAWS_AT_A_TIME))
+    def begin(self, start: Start) -> Begun:
+        """The best that the family can make of a start, narrowed threefold for as long as that raises the bound."""
+        watch = Stopwatch()
+        frame, inside = frame_of(start.center, start.curvature, self.family)
+        numbers = self.family.begin(len(start.center), inside, self.key)
+        begun, looked = Begun(start, frame, numbers, self._bound(start, frame, numbers)), 1
+        while looked <= NARROWINGS:
+            numbers = narrowed(begun.numbers, 3.0)
+            value, looked = self._bound(start, frame, numbers), looked + 1
+            if value < begun.bound:
+                break
+            begun = replace(begun, numbers=numbers, bound=value)
+        return begun.after(looked * FEW_DRAWS / 3, watch.seconds)
 
-    program = problem.model.programs.setdefault(("density of pairs", density), jax.jit(values))
-    found = np.asarray(in_double(program, flat[None] + precision.color(noise.T).T, problem.data), np.float64)
-    log_q = 0.5 * precision.log_det - 0.5 * precision.size * np.log(2 * np.pi) - 0.5 * np.sum(noise**2, axis=1)
-    pairs = (found - log_q).reshape(2, -1).mean(axis=0)
-    return Estimate(float(pairs.mean()), float(pairs.std(ddof=1) / np.sqrt(len(pairs))))
+    def _bound(self, start: Start, frame: Frame, numbers: Numbers) -> float:
+        """The bound by a few draws, always the same ones; -inf where it is not finite."""
+        precision = self.family.precision(numbers, frame)
+        value = bound_at(self.key, self.density, self.problem, start.z, precision, FEW_DRAWS).value
+        return value if np.isfinite(value) else -np.inf
 
 
 def _ending(status: Status, steps: int) -> str:

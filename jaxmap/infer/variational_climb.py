@@ -1,21 +1,18 @@
-"""Climbing the evidence lower bound: one compiled window of steps, and the rule that decides between two of them."""
+"""Climbing the evidence lower bound: compiled windows of steps, and the rule that decides between two of them."""
 
 import time
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
 
-from jaxmap.data import BatchPlan, BatchRows, num_examples, take_examples
-from jaxmap.infer.variational_families import Family, Frame, Numbers
-from jaxmap.model import Density
+from jaxmap.data import BatchRows
+from jaxmap.infer.variational_bound import Bound
+from jaxmap.infer.variational_families import Frame, Numbers, narrowed
 from jaxmap.optimize import Progress
 from jaxmap.optimize.maximize import SECONDS_PER_CHUNK
-from jaxmap.trees import shaper
 from jaxmap.types import Data, Key, Status
 
 WINDOW = 50
@@ -31,83 +28,27 @@ LEVELS = 4
 FLOOR = 1e-3
 """Nats that are not worth a window."""
 
-LEVEL_GROUND = 0.1
+SMALL = 0.1
 """A gradient (per standard deviation) below which steps shrink with it, as in gradient ascent; above, as in Adam."""
 
 ATTEMPTS = 8
 """Windows that may fail for one member before it is given up."""
 
-EXAMPLES_AT_A_TIME = 65_536
-"""Examples times draws whose gradients are held at a time."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """The evidence lower bound of a density under a family, and how it is estimated.
-
-    ELBO = E_q[f(z) - log q(z)] <= log integral of exp f
-
-    Its gradient goes through the draws alone (Roeder, Wu and Duvenaud, 2017), so that it has no noise where q is exact;
-    draws come in pairs +e, -e. Where the curvature A at the start is known, the mean field adds e'(A - diag A)e / 2, of
-    mean zero under it, which takes out the noise of a correlated Gaussian (Miller et al., 2017).
-
-    Attributes:
-        density: f.
-        family: of q.
-        draws: per step, even.
-        plan: minibatches; None for all examples.
-    """
-
-    density: Density
-    family: Family
-    draws: int
-    plan: BatchPlan | None
-
-    @property
-    def share(self) -> float:
-        """The part of the data that a gradient sees."""
-        return 1.0 if self.plan is None else self.plan.size / self.plan.num_examples
-
-    def noise(self, key: Key, size: int, dtype: Any) -> Float[Array, "m w"]:
-        """Standard normals in pairs of opposite sign."""
-        half = jax.random.normal(key, (self.draws // 2, self.family.width(size)), dtype)
-        return jnp.concatenate([half, -half])
-
-    def slope(
-        self, numbers: Numbers, frame: Frame, noise: Float[Array, "m w"], data: Data, dealt: Any
-    ) -> tuple[Float[Array, ""], Numbers]:
-        """An unbiased estimate of the bound, and of its gradient in the numbers (the mean's as `Frame.inward` has it)."""
-        around, pull = jax.vjp(lambda n: self.family.moves(n, noise), numbers)
-        values, slopes = self._density_at(frame.place(numbers["mean"][None] + around), data, dealt)
-        log_q, away = jax.vjp(lambda m: self.family.log_prob(numbers, m), around)
-        upward = frame.pull(slopes) - away(jnp.ones_like(log_q))[0]
-        bound = values - log_q + frame.log_volume
-        if frame.coupling is not None:
-            bent = around @ frame.coupling
-            bound, upward = bound + 0.5 * jnp.sum(around * bent, axis=1), upward + bent
-        mean = frame.inward(numbers, jnp.mean(upward, axis=0))
-        return jnp.mean(bound), pull(upward / len(noise))[0] | {"mean": mean}
-
-    def _density_at(self, z: Float[Array, "m p"], data: Data, dealt: Any) -> Any:
-        """The density and its gradient at the rows of z, a few at a time."""
-        shaped = shaper(self.density.model.start_unconstrained(z.dtype))
-        plan = self.plan
-        if plan is None:
-            examples = num_examples(data)
-            total = lambda v: self.density(shaped(v), data)  # noqa: E731
-        else:
-            examples, batch = plan.size, take_examples(data, dealt.rows)
-            count, used = plan.num_examples, dealt.weights if plan.ragged else None
-            total = lambda v: -count * self.density.mean_loss(shaped(v), batch, used, count)  # noqa: E731
-        together = int(np.clip(EXAMPLES_AT_A_TIME // examples, 1, len(z)))
-        return jax.lax.map(jax.value_and_grad(total), z, batch_size=together)
-
 
 class Walk(NamedTuple):
-    """What one window hands to the next: the numbers, Adam's moments, and the window's own sums."""
+    """What one window hands to the next.
+
+    Attributes:
+        numbers: of the family.
+        moments: Adam's.
+        spread: running variances of the bound's terms without and with the control variate, (2,).
+        total: the sum of the numbers over this window.
+        values: the bound at the steps of this window.
+    """
 
     numbers: Numbers
     moments: Any
+    spread: Any
     total: Numbers
     values: Any
 
@@ -149,7 +90,7 @@ class Rule:
         """Look at the bounds of one window's steps; False to take the window back."""
         if not np.all(np.isfinite(values)):
             self.failures += 1
-            self.rate /= CUT if self.begun else 1.0
+            self.rate /= CUT
             if self.failures >= ATTEMPTS:
                 self.status = Status.STEPS_EXHAUSTED if self.begun else Status.DIVERGED
             return False
@@ -234,8 +175,8 @@ def _narrowed(walk: Walk, rows: np.ndarray) -> Walk:
     """A tenth of the first scale, where the density was not finite at the first draws."""
     if not rows.any():
         return walk
-    shift = jnp.asarray(np.where(rows, np.log(10.0), 0.0), walk.values.dtype)[:, None]
-    return walk._replace(numbers=walk.numbers | {"log_scale": walk.numbers["log_scale"] - shift})
+    factor = np.where(rows, 10.0, 1.0).astype(walk.values.dtype)
+    return walk._replace(numbers=narrowed(walk.numbers, factor))
 
 
 def _programs(bound: Bound) -> tuple[Any, Any]:
@@ -246,38 +187,42 @@ def _programs(bound: Bound) -> tuple[Any, Any]:
     return known["bound", bound]
 
 
-ADAM = optax.scale_by_adam(b1=0.9, b2=0.99, eps=LEVEL_GROUND)
+MEMORY = 0.9
+"""Of the running variances."""
+
+ADAM = optax.scale_by_adam(b1=0.9, b2=0.99, eps=SMALL)
 
 
 def _begin(numbers: Numbers) -> Walk:
     blank = jax.tree.map(jnp.zeros_like, numbers)
-    return Walk(numbers, ADAM.init(numbers), blank, jnp.zeros(WINDOW, numbers["mean"].dtype))
+    dtype = numbers["mean"].dtype
+    return Walk(numbers, ADAM.init(numbers), jnp.zeros(2, dtype), blank, jnp.zeros(WINDOW, dtype))
 
 
 def _advance_of(bound: Bound) -> Any:
-    plan = bound.plan
+    """`count` steps of a window from its step `begin`; `first` steps were taken before it."""
 
     def deal(key: Key, step: Any) -> BatchRows | None:
+        plan = bound.plan
         return None if plan is None else plan.epoch(jax.random.fold_in(key, ORDER), step // plan.batches)
 
-    def advance(
-        walk: Walk, frame: Frame, key: Key, data: Data, rate: Any, first: Any, begin: Any, count: Any
-    ) -> Walk:
+    def advance(walk: Walk, frame: Frame, key: Key, data: Data, rate: Any, first: Any, begin: Any, count: Any) -> Walk:
         size, dtype = walk.numbers["mean"].shape[0], walk.values.dtype
 
         def step(i: Any, carry: Any) -> Any:
             walk, epoch = carry
-            now = first + i
+            now, plan, batch = first + i, bound.plan, None
             if plan is not None:
                 epoch = jax.lax.cond(now % plan.batches == 0, lambda: deal(key, now), lambda: epoch)
-            batch = None if plan is None else jax.tree.map(lambda leaf: leaf[now % plan.batches], epoch)
+                batch = jax.tree.map(lambda leaf: leaf[now % plan.batches], epoch)
             noise = bound.noise(jax.random.fold_in(key, now), size, dtype)
-            value, slope = bound.slope(walk.numbers, frame, noise, data, batch)
+            value, slope, spread = bound.slope(walk.numbers, frame, noise, data, batch, walk.spread[1] < walk.spread[0])
             moves, moments = ADAM.update(slope, walk.moments)
-            moves = moves | {"mean": frame.outward(walk.numbers, moves["mean"])}
-            numbers = jax.tree.map(lambda n, m: n + rate.astype(dtype) * m, walk.numbers, moves)
+            moved = frame.outward(walk.numbers, cast(Numbers, moves))
+            numbers = jax.tree.map(lambda n, m: n + rate.astype(dtype) * m, walk.numbers, moved)
             total = jax.tree.map(jnp.add, walk.total, numbers)
-            return Walk(numbers, moments, total, walk.values.at[i].set(value)), epoch
+            spread = MEMORY * walk.spread + (1 - MEMORY) * spread
+            return Walk(numbers, moments, spread, total, walk.values.at[i].set(value)), epoch
 
         fresh = walk._replace(total=jax.tree.map(lambda t: jnp.where(begin == 0, 0.0, t), walk.total))
         carry = (fresh, deal(key, first + begin))

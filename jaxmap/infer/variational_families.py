@@ -1,7 +1,7 @@
 """Families of Gaussians for variational inference, in coordinates u that the curvature at the start makes plain."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -47,18 +47,20 @@ class Frame(NamedTuple):
         """Gradients with respect to the rows of u, from those with respect to z."""
         return slopes * self.root[None] if self.root.ndim == 1 else slopes @ self.root
 
-    def inward(self, numbers: Numbers, slope: Float[Array, " p"]) -> Float[Array, " p"]:
-        """The gradient of the mean in units of the present scale, along the columns of `turn`."""
-        scaled = slope * jnp.exp(numbers["log_scale"])
-        return scaled if self.turn is None else self.turn.T @ scaled
+    def inward(self, numbers: Numbers, slope: Numbers) -> Numbers:
+        """The gradient in units of the present scale, the mean's along the columns of `turn`."""
+        found = {name: _scaled(numbers, name, part) for name, part in slope.items()}
+        return found if self.turn is None else found | {"mean": self.turn.T @ found["mean"]}
 
-    def outward(self, numbers: Numbers, step: Float[Array, " p"]) -> Float[Array, " p"]:
-        """A step of the mean in u, from one in these units."""
-        return jnp.exp(numbers["log_scale"]) * (step if self.turn is None else self.turn @ step)
+    def outward(self, numbers: Numbers, step: Numbers) -> Numbers:
+        """A step of the numbers, from one in these units."""
+        turned = step if self.turn is None else step | {"mean": self.turn @ step["mean"]}
+        return {name: _scaled(numbers, name, part) for name, part in turned.items()}
 
 
+@runtime_checkable
 class Family(Protocol):
-    """A set of Gaussians in u. Their numbers are the mean, the log of a scale, and what is relative to that scale."""
+    """A set of Gaussians in u; their numbers: the mean, the log of a scale and, row by row, what is of that scale."""
 
     def width(self, size: int) -> int:
         """How many standard normals a draw takes."""
@@ -104,10 +106,10 @@ class MeanField:
 
 @dataclass(frozen=True)
 class LowRankFamily:
-    """C = D (I + V V') D in z, D diagonal, V (p, rank).
+    """C = S (D^2 + W W') S in z, S the frame's diagonal, D diagonal, W (p, rank).
 
     Attributes:
-        rank: columns of V.
+        rank: columns of W.
     """
 
     rank: int
@@ -116,7 +118,7 @@ class LowRankFamily:
         return size + min(self.rank, size)
 
     def begin(self, size: int, curvature: Any, key: Key) -> Numbers:
-        """The leading eigenvectors of the covariance and what they leave of its diagonal; random columns without one."""
+        """The leading eigenvectors of the covariance and what they leave of its diagonal; without one, at random."""
         rank, mean = min(self.rank, size), np.zeros(size)
         if curvature is None:
             columns = np.asarray(jax.random.normal(key, (size, rank)), np.float64)
@@ -126,30 +128,30 @@ class LowRankFamily:
         floor = 0.5 * spread.min()
         factor = vectors[:, :rank] * np.sqrt(spread[:rank] - floor)
         scales = np.sqrt((vectors**2) @ spread - np.sum(factor**2, axis=1))
-        return {"mean": mean, "log_scale": np.log(scales), "factor": factor / scales[:, None]}
+        return {"mean": mean, "log_scale": np.log(scales), "factor": factor}
 
     def moves(self, numbers: Numbers, noise: Float[Array, "m w"]) -> Float[Array, "m p"]:  # noqa: D102
         size = len(numbers["log_scale"])
-        white = noise[:, :size] + noise[:, size:] @ numbers["factor"].T
-        return white * jnp.exp(numbers["log_scale"])[None]
+        return noise[:, :size] * jnp.exp(numbers["log_scale"])[None] + noise[:, size:] @ numbers["factor"].T
 
     def log_prob(self, numbers: Numbers, moves: Float[Array, "m p"]) -> Float[Array, " m"]:
-        """By the Woodbury identity, (I + V V')^-1 = I - V (I + V'V)^-1 V'."""
-        white, factor = moves * jnp.exp(-numbers["log_scale"])[None], numbers["factor"]
+        """By the Woodbury identity, (I + V V')^-1 = I - V (I + V'V)^-1 V' with V = D^-1 W."""
+        inverse = jnp.exp(-numbers["log_scale"])
+        white, factor = moves * inverse[None], numbers["factor"] * inverse[:, None]
         chol = jnp.linalg.cholesky(jnp.eye(factor.shape[1], dtype=factor.dtype) + factor.T @ factor)
         inner = jax.scipy.linalg.solve_triangular(chol, factor.T @ white.T, lower=True)
         log_root = jnp.sum(numbers["log_scale"]) + jnp.sum(jnp.log(jnp.diagonal(chol)))
         return _log_normal(jnp.sum(white**2, axis=1) - jnp.sum(inner**2, axis=0), log_root, moves.shape[1])
 
     def precision(self, numbers: Numbers, frame: Frame) -> LowRank:  # noqa: D102
-        basis, stretch, _ = np.linalg.svd(numbers["factor"], full_matrices=False)
-        scales = np.exp(-numbers["log_scale"]) / frame.root
-        return LowRank(scales, basis, -(stretch**2) / (1.0 + stretch**2))
+        inverse = np.exp(-numbers["log_scale"])
+        basis, stretch, _ = np.linalg.svd(numbers["factor"] * inverse[:, None], full_matrices=False)
+        return LowRank(inverse / frame.root, basis, -(stretch**2) / (1.0 + stretch**2))
 
 
 @dataclass(frozen=True)
 class FullFamily:
-    """C = R T T' R' in z, R the frame's root, T = D U, D diagonal, U lower triangular with ones on its diagonal."""
+    """C = R T T' R' in z, R the frame's root, T lower triangular."""
 
     def width(self, size: int) -> int:  # noqa: D102
         return size
@@ -166,7 +168,7 @@ class FullFamily:
 
     def precision(self, numbers: Numbers, frame: Frame) -> Full:
         """H = K'K with K = (R T)^-1, brought to L L' by a QR decomposition of K."""
-        triangle = np.exp(numbers["log_scale"])[:, None] * (np.tril(numbers["lower"], -1) + np.eye(len(frame.center)))
+        triangle = np.tril(numbers["lower"], -1) + np.diag(np.exp(numbers["log_scale"]))
         root = frame.root[:, None] * triangle if frame.root.ndim == 1 else frame.root @ triangle
         lower = np.asarray(np.linalg.qr(np.linalg.inv(root), mode="r")).T
         return Full(lower * np.sign(np.diag(lower)))
@@ -197,9 +199,22 @@ def frame_of(center: np.ndarray, curvature: np.ndarray, family: Family) -> tuple
     return Frame(center, scales, turn, coupling, np.sum(np.log(scales))), scaled
 
 
+def narrowed(numbers: Numbers, factor: Any) -> Numbers:
+    """The same Gaussians with their standard deviations divided by a factor, one per leading index or one for all."""
+    parts = {name: part for name, part in numbers.items() if name not in ("mean", "log_scale")}
+    smaller = {name: part / (factor[..., None, None] if np.ndim(factor) else factor) for name, part in parts.items()}
+    less = np.log(factor)[..., None] if np.ndim(factor) else np.log(factor)
+    return numbers | {"log_scale": numbers["log_scale"] - less} | smaller
+
+
 def _triangle(numbers: Numbers) -> Float[Array, "p p"]:
-    lower = numbers["lower"]
-    return jnp.exp(numbers["log_scale"])[:, None] * (jnp.tril(lower, -1) + jnp.eye(len(lower), dtype=lower.dtype))
+    return jnp.tril(numbers["lower"], -1) + jnp.diag(jnp.exp(numbers["log_scale"]))
+
+
+def _scaled(numbers: Numbers, name: str, part: Any) -> Any:
+    """Row by row times the scale; the log of the scale itself is a ratio already."""
+    scale = jnp.exp(numbers["log_scale"])
+    return part if name == "log_scale" else part * (scale if part.ndim == 1 else scale[:, None])
 
 
 def _log_normal(square: Float[Array, " m"], log_root: Float[Array, ""], size: int) -> Float[Array, " m"]:

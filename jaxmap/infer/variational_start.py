@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from jaxmap.curvature import Conditional, SingularCurvatureError, scaled_spectrum
 from jaxmap.infer.curved import Curved
@@ -16,7 +15,7 @@ from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch
 from jaxmap.model import Density
 from jaxmap.trees import take
-from jaxmap.types import FitError, Seeds
+from jaxmap.types import Seeds
 
 CURVATURE_UP_TO = 1000
 """Parameters for which the whole curvature is formed; beyond, its diagonal."""
@@ -51,39 +50,41 @@ class Start:
         return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(self.z)])
 
 
-def start_at(found: Any, density: Density, problem: Problem, seed: Seeds, key: Any) -> Start:
+def start_at(found: Any, density: Density, problem: Problem, key: Any) -> Start:
     """Make a start of a fitted posterior: of a point its coordinates, of a Gaussian its covariance too.
 
     Args:
-        found: the posterior, or the `FitError` that its fit ended with; then the climb begins at the model's own start.
+        found: the posterior.
         density: what is approximated.
         problem: its model and data.
-        seed: of this climb.
         key: for random directions.
 
     Raises:
         TypeError, ValueError: another kind of posterior, or one over other parameters.
     """
     watch = Stopwatch()
-    if isinstance(found, FitError):
-        z = take(problem.starts(seed), 0)
-        said, spent, seconds = (f"Started at the model's own start: {found}",), 0.0, 0.0
-    elif isinstance(found, Point | GaussianPosterior):
-        z = found.z if isinstance(found, Point) else found.mean
-        said, spent, seconds = (), found.info.num_gradients, found.info.seconds
-    else:
+    if not isinstance(found, Point | GaussianPosterior):
         raise TypeError(
             f"Expected a start at a point or a Gaussian; got {type(found).__name__}. Use jm.MAP() or jm.Laplace()."
         )
+    z = found.z if isinstance(found, Point) else found.mean
     own = jax.tree.leaves(problem.model.start_unconstrained(problem.dtype))
     if [np.shape(leaf) for leaf in jax.tree.leaves(z)] != [leaf.shape for leaf in own]:
         raise ValueError("Expected a start of this model; got one over other parameters. Fit it with this model.")
     if isinstance(found, GaussianPosterior) and not isinstance(found.precision, Conditional):
-        curvature, cost, notes = _of_precision(found), 0.0, ("Started at the mean and covariance of the start.",)
+        curvature, cost, notes = _of_precision(found), 0.0, ("Began at the mean and with the covariance of the start.",)
     else:
         curvature, cost, notes = _curvature(Curved(density, z, problem), key)
     z = jax.tree.map(lambda leaf: jnp.asarray(leaf, problem.dtype), z)
-    return Start(z, curvature, spent + cost, seconds + watch.seconds, said + notes)
+    return Start(z, curvature, found.info.num_gradients + cost, found.info.seconds + watch.seconds, notes)
+
+
+def own_start(density: Density, problem: Problem, seed: Seeds, key: Any) -> Start:
+    """Start where the model's own runs begin; the arguments as above, and the seed of this one."""
+    watch = Stopwatch()
+    z = take(problem.starts(seed), 0)
+    curvature, cost, notes = _curvature(Curved(density, z, problem), key)
+    return Start(z, curvature, cost, watch.seconds, notes)
 
 
 def _of_precision(found: GaussianPosterior) -> np.ndarray:
@@ -99,7 +100,7 @@ def _curvature(at: Curved, key: Any) -> tuple[np.ndarray, float, tuple[str, ...]
     whole = len(at.positions) <= CURVATURE_UP_TO
     try:
         if whole:
-            matrix, cost = at.exact()
+            matrix, cost = at.exact() if at.problem.model.outputs is None else at.gauss_newton()
             positive, note = _positive(matrix)
             return positive, cost, note
         layered = at.problem.model.outputs is not None
@@ -107,7 +108,7 @@ def _curvature(at: Curved, key: Any) -> tuple[np.ndarray, float, tuple[str, ...]
         rung = ladder.climb("ggn" if layered else "exact", force=True)
         return 1.0 / np.asarray(rung.precision.variances(), np.float64), rung.cost, ()
     except SingularCurvatureError as error:
-        said = f"Started with scale one in every coordinate: {error}"
+        said = f"Began with scale one in every coordinate: {error}"
         ones = np.ones(len(at.positions))
         return (np.diag(ones), 3.0 * ones.size, (said,)) if whole else (ones, 1.0, (said,))
 
@@ -120,5 +121,7 @@ def _positive(matrix: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     size = np.where(np.abs(values) > FLAT, np.abs(values), 1.0)
     root = scales[:, None] * vectors * np.sqrt(size)
     count = int(np.sum(values <= FLAT))
-    note = f"The curvature at the start is not positive in {count} direction(s); its size was taken for the first scale."
+    note = (
+        f"The curvature at the start is not positive in {count} direction(s); its size was taken for the first scale."
+    )
     return root @ root.T, (note,)

@@ -1,5 +1,7 @@
 """Certificates: evidence that a point is a maximum, in float64 whatever the fit computed in."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -216,16 +218,33 @@ class _Point(NamedTuple):
         try:
             values, vectors, scales = scaled_spectrum(matrix[np.ix_(free, free)])
         except SingularCurvatureError:
-            return Certificate(relative), Status.STEPS_EXHAUSTED
+            growing = self.growing_outwards()
+            status = Status.NOT_A_MAXIMUM if growing else Status.STEPS_EXHAUSTED
+            return Certificate(relative, flat=growing), status
         weak = values <= FLAT
         along = vectors.T @ (residual[free] / scales)
         decrement = float(np.sqrt(np.sum(along[~weak] ** 2 / values[~weak])))
-        paths = flat_paths(vectors[:, weak], self.names) if weak.any() else ()
+        by_sign = [flat_paths(vectors[:, chosen], self.names) for chosen in (values < -FLAT, weak) if chosen.any()]
+        paths = tuple(dict.fromkeys(itertools.chain(*by_sign)))[:8]  # first those along which it grows
         certificate = Certificate(relative, decrement, float(values[0]), paths)
         if weak.any():
             return certificate, Status.NOT_A_MAXIMUM
         coordinates = np.abs(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(self.z)]))[free]
         return certificate, near(decrement, float(np.sqrt(np.sum((resolution * coordinates * scales) ** 2))))
+
+    def growing_outwards(self) -> tuple[str, ...]:
+        """The coordinates at the edge of their support towards which the density still grows.
+
+        Asked where there is no curvature to ask: a scale that runs to zero overflows its own second derivatives.
+        """
+        flat = np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(self.z)])
+        out = np.flatnonzero((np.abs(flat) > FAR_OUT) & _bounded(self.density, self.z))
+        if not out.size:
+            return ()
+        moves = np.zeros((out.size, flat.size))
+        moves[np.arange(out.size), out] = np.sign(flat[out])
+        names = coordinate_paths(self.z)
+        return tuple(names[i] for i, grown in zip(out, self._run("change", _change_of, moves), strict=True) if grown > 0)
 
     @property
     def names(self) -> list[str]:
@@ -378,14 +397,25 @@ def _change_of(density: Density) -> Any:
 
 def _far_out(density: Density, z: Any) -> bool:
     """True where a constrained parameter has run so far that it lies on the edge of its support."""
+    flat = np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(z)])
+    return bool(np.any((np.abs(flat) > FAR_OUT) & _bounded(density, z)))
+
+
+def _bounded(density: Density, z: Any) -> np.ndarray:
+    """True for the coordinates of parameters that have a support other than the real line, (p,)."""
     pairs = zip(density.model.space.supports, jax.tree.leaves(z), strict=True)
-    return any(not is_real(support) and np.any(np.abs(np.asarray(leaf)) > FAR_OUT) for support, leaf in pairs)
+    return np.concatenate([np.full(np.size(leaf), not is_real(support)) for support, leaf in pairs])
 
 
-def coordinate_paths(z: Any) -> list[str]:
-    """The path of each number in ravel order: `kernel` for a scalar, `kernel[0,2]` inside an array."""
-    names = []
-    for path, leaf in named_leaves(z):
+def coordinate_paths(z: Any, leaves: Sequence[int] | None = None) -> list[str]:
+    """The path of each number in ravel order: `kernel` for a scalar, `kernel[0,2]` inside an array.
+
+    Args:
+        z: a tree.
+        leaves: numbers of the leaves that are wanted; None for all.
+    """
+    names, every = [], named_leaves(z)
+    for path, leaf in every if leaves is None else [every[k] for k in leaves]:
         for index in np.ndindex(np.shape(leaf)):
             names.append(f"{path}[{','.join(map(str, index))}]" if index else path)
     return names

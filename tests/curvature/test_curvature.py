@@ -13,8 +13,16 @@ import pytest
 from scipy import special, stats
 
 import jaxmap as jm
-from jaxmap.curvature import SingularCurvatureError, factorize, ggn, hessian, scaled_spectrum, sum_over_examples
-from jaxmap.infer.curved import unconstrained_outputs
+from jaxmap.curvature import (
+    SingularCurvatureError,
+    factorize,
+    ggn,
+    hessian,
+    map_over_examples,
+    scaled_spectrum,
+    sum_over_examples,
+    unconstrained_outputs,
+)
 from tests import reference
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -273,6 +281,14 @@ def test_sums_over_examples_do_not_depend_on_the_chunk(chunk):
     assert total["n"] == 10
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 4, 5, 9, 10, 11])
+def test_rows_of_examples_do_not_depend_on_the_chunk(chunk):
+    data = {"x": jnp.arange(20.0).reshape(10, 2), "y": jnp.arange(10)}
+    found = map_over_examples(lambda batch: {"sum": batch["x"].sum(1) + batch["y"], "row": batch["x"]}, data, chunk)
+    np.testing.assert_array_equal(found["row"], data["x"])
+    np.testing.assert_array_equal(found["sum"], np.sum(data["x"], axis=1) + np.arange(10))
+
+
 # From curvature to a Gaussian.
 
 NAMES = ["a", "b[0]", "b[1]"]
@@ -283,21 +299,22 @@ def test_a_factor_is_that_of_the_precision_however_badly_scaled():
     correlation = np.array([[1.0, 0.9999, 0.1], [0.9999, 1.0, 0.1], [0.1, 0.1, 1.0]])
     scales = np.array([1e-6, 1.0, 1e6])
     matrix = correlation * np.outer(scales, scales)
-    factor = factorize(matrix, NAMES)
+    factor, added = factorize(matrix, NAMES)
+    covariance = factor.root @ factor.root.T
     np.testing.assert_allclose(factor.chol_prec @ factor.chol_prec.T, matrix, rtol=1e-12)
-    np.testing.assert_allclose(factor.covariance() * np.outer(scales, scales), np.linalg.inv(correlation), rtol=1e-9)
+    np.testing.assert_allclose(covariance * np.outer(scales, scales), np.linalg.inv(correlation), rtol=1e-9)
     np.testing.assert_allclose(factor.log_det, np.linalg.slogdet(correlation)[1], rtol=1e-9)
-    assert (factor.rung, factor.added) == ("as it is", 0.0)
+    assert added == 0.0
 
 
-def test_whitening_backwards_gives_the_covariance():
-    factor = factorize(np.array([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, 4.0]]), NAMES)
-    root = factor.whiten_inverse(np.eye(3))
-    np.testing.assert_allclose(root @ root.T, factor.covariance(), atol=1e-14)
+def test_colored_noise_has_the_covariance():
+    matrix = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, 4.0]])
+    factor, _ = factorize(matrix, NAMES)
     noise = np.random.default_rng(0).normal(size=(3, 20_000))
-    drawn = factor.whiten_inverse(noise)
-    spread = np.sqrt(np.diag(factor.covariance()))
-    correlation = factor.covariance() / np.outer(spread, spread)
+    drawn = factor.color(noise)
+    covariance = np.linalg.inv(matrix)
+    spread = np.sqrt(np.diag(covariance))
+    correlation = covariance / np.outer(spread, spread)
     found = np.cov(drawn, bias=True) / np.outer(spread, spread)
     np.testing.assert_array_less(np.abs(found - correlation), 4 * np.sqrt((1 + correlation**2) / 20_000))
 
@@ -327,21 +344,20 @@ def test_clipping_turns_negative_eigenvalues_positive_and_says_how_much():
     matrix += np.diag(1.0 - np.diag(matrix))  # a unit diagonal, so that scaling changes nothing
     values, vectors = np.linalg.eigh(matrix)
     assert values[0] < 0 < values[1]
-    factor = factorize(matrix, NAMES, clip=True)
+    factor, added = factorize(matrix, NAMES, clip=True)
     expected = (vectors * np.abs(values)) @ vectors.T
     np.testing.assert_allclose(factor.chol_prec @ factor.chol_prec.T, expected, atol=1e-12)
-    np.testing.assert_allclose(factor.added, -2 * values[0], rtol=1e-10)
+    np.testing.assert_allclose(added, -2 * values[0], rtol=1e-10)
     np.testing.assert_allclose(factor.log_det, np.sum(np.log(np.abs(values))), rtol=1e-10)
     assert np.all(np.diag(factor.chol_prec) > 0)
     assert np.allclose(np.triu(factor.chol_prec, 1), 0.0)
-    assert factor.rung == "eigenvalues clipped"
 
 
 def test_clipping_commutes_with_scaling():
     """Stretching a coordinate stretches the clipped precision with it."""
     matrix = np.array([[1.0, 1.5, 0.2], [1.5, 1.0, 0.0], [0.2, 0.0, 1.0]])
     stretch = np.array([1e-3, 1.0, 1e4])
-    plain, scaled = (factorize(m, NAMES, clip=True).chol_prec for m in (matrix, matrix * np.outer(stretch, stretch)))
+    plain, scaled = (factorize(m, NAMES, clip=True)[0].chol_prec for m in (matrix, matrix * np.outer(stretch, stretch)))
     np.testing.assert_allclose(scaled @ scaled.T, plain @ plain.T * np.outer(stretch, stretch), rtol=1e-9)
 
 

@@ -87,7 +87,7 @@ def test_the_ggn_of_a_linear_model_is_its_hessian(fits):
         return
     posterior = fits.fit(jm.Laplace())
     check_gaussian(fits.case, posterior)
-    assert "Curvature: Gauss-Newton." in posterior.info.notes
+    assert "Curvature: Gauss-Newton (Fisher information of the outputs)." in posterior.info.notes
 
 
 def test_the_predictive_is_exact(fits):
