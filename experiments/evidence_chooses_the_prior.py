@@ -27,7 +27,7 @@ from jaxmap.model.tabular import Perceptron
 class Config:
     """What to run; the defaults are the full experiment."""
 
-    data: tuple[str, ...] = ("ames", "concrete")
+    datasets: tuple[str, ...] = ("ames", "concrete")
     hidden: tuple[int, ...] = (0, 20)  # tanh units, one number per data set; 0 is a linear model
     columns: int = 400  # at most
     scales: tuple[float, ...] = (0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)  # tau
@@ -37,7 +37,7 @@ class Config:
     seed: int = 0
 
 
-TINY = {"data": ("concrete",), "hidden": (0,), "scales": (0.003, 0.3, 300.0), "train": 60, "held_out": 200}
+TINY = {"datasets": ("concrete",), "hidden": (0,), "scales": (0.003, 0.3, 300.0), "train": 60, "held_out": 200}
 """What the tests run."""
 
 
@@ -79,7 +79,7 @@ def run(config: Config) -> Record:
     """Both curves for every data set, and what each would choose."""
     rows = []
     notes = []
-    for name, hidden in zip(config.data, config.hidden, strict=True):
+    for name, hidden in zip(config.datasets, config.hidden, strict=True):
         found = curves(name, hidden, config)
         by = {score: max(found, key=lambda row: row[score]) for score in ("log evidence", "held-out lppd")}
         best, chosen = by["held-out lppd"], by["log evidence"]
@@ -96,10 +96,10 @@ def run(config: Config) -> Record:
 def draw(config: Config, rows: list[dict[str, Any]]) -> Any:
     titles = [
         f"{name}: {f'tanh network, {hidden} units' if hidden else 'linear model'}"
-        for name, hidden in zip(config.data, config.hidden, strict=True)
+        for name, hidden in zip(config.datasets, config.hidden, strict=True)
     ]
     figure, axes = panels(*titles, height=3.8)
-    for name, axis in zip(config.data, axes, strict=True):
+    for name, axis in zip(config.datasets, axes, strict=True):
         own = [row for row in rows if row["data"] == name]
         scales = [row["prior scale"] for row in own]
         other = axis.twinx()

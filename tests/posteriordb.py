@@ -246,7 +246,9 @@ def hmm_drive(d: Any) -> Parts:
     rate = dist.Normal(np.array([0.0, 3.0]), 1.0)
     model = jm.Model(
         log_likelihood=lambda p, batch: jax.vmap(lambda u, v: one(p, u, v))(*batch),
-        log_prior=jm.Prior({"lambda": rate, "phi": rate} | dict(zip(ROWS, map(dist.Dirichlet, d["alpha"]), strict=True))),
+        log_prior=jm.Prior(
+            {"lambda": rate, "phi": rate} | dict(zip(ROWS, map(dist.Dirichlet, d["alpha"]), strict=True))
+        ),
         init={"lambda": np.array([1.0, 2.0]), "phi": np.array([1.0, 2.0]), **ROWS},
         support=dict.fromkeys(("lambda", "phi"), constraints.positive_ordered_vector)
         | dict.fromkeys(ROWS, constraints.simplex),

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxmap.curvature.examples import map_over_examples
 from jaxmap.curvature.layered import LayeredNetwork
-from jaxmap.curvature.precision import Conditional, Diagonal, Full, Kronecker, Precision
+from jaxmap.curvature.precision import Conditional, Diagonal, Full, Kronecker, LowRank, Precision
 from jaxmap.data import num_examples
 
 JACOBIAN_NUMBERS = 2**22
@@ -54,7 +54,8 @@ def spread_of(precision: Precision, network: LayeredNetwork, dtype: Any) -> Spre
     if isinstance(precision, Kronecker):
         layers = [(device(b.inputs), device(b.outputs), device(b.precisions)) for b in precision.blocks]
         return Spread(layers=layers, rest=device(1.0 / precision.diagonal))
-    diagonal = precision.diagonal if isinstance(precision, Diagonal) else precision.scales**2  # type: ignore[union-attr]
+    assert isinstance(precision, Diagonal | LowRank)
+    diagonal = precision.diagonal if isinstance(precision, Diagonal) else precision.scales**2
     layers = [(None, None, device(diagonal[places])) for places in network.positions]
     spread = Spread(layers=layers, rest=device(1.0 / diagonal[network.rest_positions]))
     if isinstance(precision, Diagonal):

@@ -190,7 +190,8 @@ def layered_ggn(
     """
 
     def part(batch: Data, counted: Float[Array, " chunk"]) -> list[Array]:
-        taps, middle = _opened(network, emission, leaves, *batch, kind, counted)
+        x, y = batch
+        taps, middle = _opened(network, emission, leaves, x, y, kind, counted)
         gradients = taps.columns()
         bent = [jnp.einsum("knto,nkl->lno", g, middle[:, : len(g), : len(g)]) for g in gradients]
 

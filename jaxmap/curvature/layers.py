@@ -104,7 +104,7 @@ def find_layers(function: Callable[[Any, Any], Any], z: Any, x: Any) -> tuple[La
     many = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((EXAMPLES, *jnp.shape(leaf)[1:]), jnp.result_type(leaf)), x)
     jax.eval_shape(lambda z, x: walk(function, z, x), z, many)
     single = [found for found in walk.layers if walk.uses[found.kernel] == 1]
-    alone = {found.kernel for found in single if walk.reads[found.kernel] == 1 == walk.uses.get(found.bias)}
+    alone = {f.kernel for f in single if f.bias is not None and walk.reads[f.kernel] == 1 == walk.uses[f.bias]}
     return tuple(found if found.kernel in alone else replace(found, bias=None) for found in single)
 
 

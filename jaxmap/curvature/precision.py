@@ -8,7 +8,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Int
-from scipy.linalg.lapack import dtrtri
 
 Vectors = Float[np.ndarray, "p n"]
 
@@ -82,7 +81,8 @@ class Full:
     @cached_property
     def root(self) -> Float[np.ndarray, "p p"]:
         """L'^-1, a root of the covariance."""
-        return dtrtri(self.chol_prec, lower=1)[0].T
+        (trtri,) = scipy.linalg.get_lapack_funcs(("trtri",), (self.chol_prec,))
+        return trtri(self.chol_prec, lower=1)[0].T
 
     def variances(self) -> Float[np.ndarray, " p"]:  # noqa: D102
         return np.sum(self.root**2, axis=1)

@@ -104,7 +104,7 @@ def kronecker_precision(
         bent, most = a[:, None] * np.maximum(g, 0.0), a[:, None] * max(g[-1], 0.0)
         found = bent + b[:, None]
         flat = np.abs(found) <= FLAT * (most + np.abs(b)[:, None])
-        flat |= (bent <= _rounding(of_outputs) * most) & (np.abs(b)[:, None] <= FLAT * most)
+        flat |= (bent <= _rounding(np.asarray(of_outputs)) * most) & (np.abs(b)[:, None] <= FLAT * most)
         if flat.any():
             raise SingularCurvatureError(_flat(int(flat.sum()), names(places.ravel())))
         clipped |= bool(np.any(found < 0))

@@ -244,7 +244,8 @@ class _Point(NamedTuple):
         moves = np.zeros((out.size, flat.size))
         moves[np.arange(out.size), out] = np.sign(flat[out])
         names = coordinate_paths(self.z)
-        return tuple(names[i] for i, grown in zip(out, self._run("change", _change_of, moves), strict=True) if grown > 0)
+        changes = self._run("change", _change_of, moves)
+        return tuple(names[i] for i, grown in zip(out, changes, strict=True) if grown > 0)
 
     @property
     def names(self) -> list[str]:

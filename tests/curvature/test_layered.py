@@ -176,7 +176,7 @@ def test_the_empirical_diagonal_counts_learned_parameters(name):
 @pytest.mark.parametrize(("name", "kind", "leaves"), [
     ("Categorical", "ggn", None),
     ("HeteroscedasticGaussian", "fisher", None),
-    ("Gaussian, learned scale", "ggn", (1, 2, 3, 4, 5)),  # the scale is held, and with it what it shares with the outputs
+    ("Gaussian, learned scale", "ggn", (1, 2, 3, 4, 5)),  # the scale is held
 ])  # fmt: skip
 def test_the_matrix_of_dense_layers_is_that_of_jacobians(name, kind, leaves):
     case = Case(plain, name, leaves)

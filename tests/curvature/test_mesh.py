@@ -21,7 +21,8 @@ PROGRAM = textwrap.dedent(
     y = np.sin(x[:, 0]) + 0.1 * rng.normal(size=61)
 
     def init(key):
-        return {"a": {"kernel": jax.random.normal(key, (3, 4)), "bias": jnp.zeros(4)}, "b": {"kernel": jnp.ones((4, 1))}}
+        hidden = {"kernel": jax.random.normal(key, (3, 4)), "bias": jnp.zeros(4)}
+        return {"a": hidden, "b": {"kernel": jnp.ones((4, 1))}}
 
     def apply(params, x):
         return jnp.tanh(x @ params["a"]["kernel"] + params["a"]["bias"]) @ params["b"]["kernel"]

@@ -122,7 +122,9 @@ def banana(t):
 
 
 @pytest.mark.parametrize(
-    ("density", "start"), [(funnel, {"v": 0.0, "x": np.full(9, 0.5)}), (banana, {"x": 1.0, "y": 0.0})], ids=["funnel", "banana"]
+    ("density", "start"),
+    [(funnel, {"v": 0.0, "x": np.full(9, 0.5)}), (banana, {"x": 1.0, "y": 0.0})],
+    ids=["funnel", "banana"],
 )
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_what_is_not_gaussian_is_found_out(density, start, seed):
