@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 # Tests compile hundreds of small programs and run each a few times: optimising the machine code would only cost.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 # On few cores XLA's thread pool can wait for itself in a vmapped program, for ever: one thread each cannot.
-FLAGS = " --xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FLAGS
+os.environ["XLA_FLAGS"] += " --xla_cpu_multi_thread_eigen=false"
 
 import jax
 import jaxtyping

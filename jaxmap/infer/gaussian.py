@@ -22,7 +22,7 @@ from jaxmap.infer.storage import (
     unpack_tree,
     write_saved,
 )
-from jaxmap.infer.summary import Summary, estimate_columns, fit_header, host, notes, status_note, summarize, title_of
+from jaxmap.infer.summary import Summary, estimate_columns, fit_header, notes, status_note, summarize, title_of
 from jaxmap.model import Space
 from jaxmap.trees import float_dtype, precision_scope, settled
 from jaxmap.types import Info, Key, Params
@@ -117,7 +117,8 @@ class GaussianPosterior:
 
     def _move(self, z: Any) -> np.ndarray | None:
         """From the mean to z; None where a coordinate differs that has no variance."""
-        flat, mean = (np.asarray(ravel_pytree(host(t))[0], np.float64) for t in (z, self.mean))
+        leaves = ([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(t)] for t in (z, self.mean))
+        flat, mean = map(np.concatenate, leaves)
         if isinstance(self.precision, Conditional):
             held = np.delete(np.arange(len(mean)), self.precision.positions)
             if np.any(np.abs(flat - mean)[held] > 1e-6 * np.maximum(1.0, np.abs(mean[held]))):

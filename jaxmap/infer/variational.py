@@ -174,7 +174,7 @@ class VI:
     def _info(self, problem: Problem, runs: "Bounds", index: int, mean: Any) -> Info:
         """What is known of one climb, but for its last draws."""
         bound, climbed, start = runs.bound, runs.climbed, runs.begun[index].start
-        status, steps = Status.from_code(climbed.codes[index]), int(climbed.steps[index])
+        status, steps = Status.from_code(int(climbed.codes[index])), int(climbed.steps[index])
         slope, history = slope_at(bound.density, mean, problem.data), climbed.history[index]
         return Info(
             status=status,

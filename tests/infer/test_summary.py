@@ -15,6 +15,7 @@ from scipy import stats
 
 import jaxmap as jm
 from jaxmap import Status
+from jaxmap.curvature import View
 from jaxmap.infer import curved, delta_method, posteriors, standard_errors
 from jaxmap.infer.curved import Curved
 from jaxmap.model import Density
@@ -203,7 +204,8 @@ def test_scores_are_summed_in_chunks(monkeypatch, rows):
     point = fitted("logistic")
     whole = point.summary(errors="sandwich")
     monkeypatch.setattr(curved, "SCORE_NUMBERS", 3 * rows)
-    point.problem.model.programs.pop(("score products", Density(point.problem.model, prior=False, jacobian=False)))
+    view = View(Density(point.problem.model, prior=False, jacobian=False))
+    point.problem.model.programs.pop(("score products", view))
     chunked = point.summary(errors="sandwich")
     np.testing.assert_allclose(column(chunked, "std err"), column(whole, "std err"), rtol=1e-10)
 
