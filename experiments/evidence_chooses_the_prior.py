@@ -30,7 +30,7 @@ class Config:
     datasets: tuple[str, ...] = ("ames", "concrete")
     hidden: tuple[int, ...] = (0, 20)  # tanh units, one number per data set; 0 is a linear model
     columns: int = 400  # at most
-    scales: tuple[float, ...] = (0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)  # tau
+    scales: tuple[float, ...] = (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 3.0)  # tau
     restarts: int = 4  # of a network
     train: int = 500
     held_out: int = 500
@@ -103,6 +103,7 @@ def draw(config: Config, rows: list[dict[str, Any]]) -> Any:
         own = [row for row in rows if row["data"] == name]
         scales = [row["prior scale"] for row in own]
         other = axis.twinx()
+        other.set(xlabel="prior scale tau")
         other.spines[["top"]].set_visible(False)
         for side, score, index in ((axis, "log evidence", 0), (other, "held-out lppd", 1)):
             values = np.array([row[score] for row in own])
@@ -114,7 +115,8 @@ def draw(config: Config, rows: list[dict[str, Any]]) -> Any:
         of_map = [row["of the MAP"] for row in own]
         other.plot(scales, of_map, "--", lw=1.0, color=color(1), label="of the MAP alone")
         axis.set(xscale="log", xlabel="prior scale tau")
-        other.legend(*map(sum, zip(*(a.get_legend_handles_labels() for a in (axis, other)), strict=True), ([], [])))
+        lines = [*axis.get_lines()[:1], *other.get_lines()[::2]]
+        other.legend(lines, [line.get_label() for line in lines], fontsize=8, frameon=False)
     return figure
 
 
