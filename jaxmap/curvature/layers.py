@@ -255,7 +255,7 @@ class _Walk:
     def _followed(self, name: str, params: Any, values: list[Any], marks: list[Any], out: Any) -> Any:
         """The mark of a value that is only another form of a marked one."""
         mark = marks[0]
-        if name == "convert_element_type":
+        if name in ("convert_element_type", "pvary", "pcast", "reshard", "sharding_constraint"):
             return mark
         if not isinstance(mark, _Leaf):
             return None
