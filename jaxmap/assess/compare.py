@@ -19,7 +19,6 @@ from jaxmap.infer import Problem, fit_problem
 from jaxmap.infer.point import describe
 from jaxmap.infer.problem import check_method, library_versions, named_key
 from jaxmap.model import Model
-from jaxmap.trees import named_leaves, precision_scope
 from jaxmap.types import FitError, Key, Method
 
 QUANTILE_LEVELS = np.array([0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975])
@@ -73,7 +72,7 @@ def compare(
         built = model if isinstance(model, Model) else model(train)
         problem = Problem.of(built, train, precision=precision, progress=progress)
         check_test(built, test, precision)
-        identity = _identity(problem, test)
+        identity = problem.identity() | {"test": fingerprint(test)}
         for seed in range(seeds):
             run_key = jax.random.fold_in(jax.random.fold_in(key, split), seed)
             identity["key"] = np.asarray(jax.random.key_data(run_key)).tobytes().hex()
@@ -191,18 +190,3 @@ def _check_options(methods: Mapping[str, Method], reference: str | None, seeds: 
         raise ValueError(f"Expected reference to be one of {', '.join(methods)}; got {reference!r}.")
     if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
         raise ValueError(f"Expected seeds >= 1; got {seeds!r}.")
-
-
-def _identity(problem: Problem, test: Any) -> dict[str, str]:
-    """What a record depends on. A model is known by its parameters and by its density at a fixed point."""
-    model = problem.model
-    shapes = ", ".join(f"{path}{tuple(leaf.shape)}" for path, leaf in named_leaves(model.start))
-    with precision_scope(problem.dtype):
-        value = problem.log_joint_at_start()
-    return {
-        "model": f"{shapes}; log joint at the start {value:.5g}",
-        "train": fingerprint(problem.data),
-        "test": fingerprint(test),
-        "precision": str(problem.dtype),
-        "jaxmap": library_versions()["jaxmap"],
-    }

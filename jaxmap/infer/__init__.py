@@ -26,6 +26,12 @@ from jaxmap.infer.variational import VI
 from jaxmap.infer.evidence import log_evidence
 from jaxmap.infer.search import Search
 from jaxmap.infer.tune import Tuned, tune
+from jaxmap.infer.nuts_frame import Frame as SamplerFrame, learn_frame
+from jaxmap.infer.nuts_chains import Chains
+from jaxmap.infer.nuts_start import Starter
+from jaxmap.infer.nuts_run import Run
+from jaxmap.infer.nuts_journal import Journal
+from jaxmap.infer.nuts_diagnosis import bfmi, diagnose
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.ensemble import Ensemble
 from jaxmap.infer.fit import fit, fit_problem

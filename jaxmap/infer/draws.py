@@ -10,7 +10,7 @@ import numpy as np
 from jaxmap.infer.posteriors import Particles, equal_weights, line_of
 from jaxmap.infer.storage import Saved, pack_info, pack_tree, unpack_info, unpack_tree, write_saved
 from jaxmap.infer.summary import Summary, summarize, title_of
-from jaxmap.statistics import ess_bulk, mcse_mean, rhat
+from jaxmap.statistics import ess_bulk, ess_tail, mcse_mean, rhat
 from jaxmap.trees import take
 from jaxmap.types import Info, Key, Params
 
@@ -58,7 +58,7 @@ class Draws:
         return Particles(flat, equal_weights(len(jax.tree.leaves(flat)[0])))
 
     def summary(self, level: float = 0.95) -> Summary:
-        """Mean, sd, interval, Monte Carlo error, bulk ESS and rank-normalised R-hat by path."""
+        """Mean, sd, interval, Monte Carlo error, bulk and tail ESS and rank-normalised R-hat by path."""
         draws = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self.draws)
         low, high = (1 - level) / 2, (1 + level) / 2
         columns = {
@@ -68,6 +68,7 @@ class Draws:
             f"{high:.3g}": jax.tree.map(lambda v: np.quantile(v, high, (0, 1)), draws),
             "mcse": jax.tree.map(mcse_mean, draws),
             "ess": jax.tree.map(ess_bulk, draws),
+            "ess tail": jax.tree.map(ess_tail, draws),
             "rhat": jax.tree.map(rhat, draws),
         }
         return summarize(title_of(self.info), columns, self.info.status.value)

@@ -1,7 +1,10 @@
 """fit(): the verb."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.point import MAP
 from jaxmap.infer.problem import Problem, check_method, computing_dtype, named_key, seeds_of
 from jaxmap.model import Model
@@ -17,6 +20,7 @@ def fit(
     *,
     precision: str | None = None,
     progress: bool | None = None,
+    folder: str | Path | None = None,
 ) -> Any:
     """Fit a model to data by a method.
 
@@ -28,6 +32,8 @@ def fit(
         method: `jm.MLE()`, `jm.MAP()`, `jm.Given(params)`, `jm.Laplace()`, `jm.Ensemble()`, `jm.NUTS()`.
         precision: "float64" or "float32", for this fit alone; None: the dtype of the model's `init`.
         progress: show progress bars; None: where standard error is a terminal.
+        folder: where `jm.NUTS()` keeps its draws while it runs. The same call takes up a run that was stopped or
+            killed and ends with the same draws, bit for bit; with more `draws` it goes on.
 
     Returns:
         posterior: a `Point`, `GaussianPosterior`, `Draws` or `MixturePosterior`; read `posterior.info`.
@@ -42,8 +48,21 @@ def fit(
     key = named_key(key, "fit")
     if not isinstance(model, Model):
         raise TypeError(f"Expected a jm.Model; got {type(model).__name__}. Build one with jm.supervised(...).")
+    _check_folder(method, folder)
     with precision_scope(computing_dtype(model, precision)):
-        return fit_problem(key, Problem.of(model, data, precision=precision, progress=progress), method)
+        problem = Problem.of(model, data, precision=precision, progress=progress)
+        if folder is not None:
+            problem = replace(problem, folder=Path(folder))
+        return fit_problem(key, problem, method)
+
+
+def _check_folder(method: Method, folder: str | Path | None) -> None:
+    """Refuse a folder that nobody would write to."""
+    if folder is not None and not isinstance(getattr(method, "of", method), NUTS):
+        raise ValueError(
+            f"Expected jm.NUTS() or jm.Ensemble(jm.NUTS()) with folder=; got {type(method).__name__}, which keeps "
+            "nothing while it runs. Use posterior.save(folder) after the fit."
+        )
 
 
 def fit_problem(key: Key, problem: Problem, method: Method) -> Any:

@@ -1,54 +1,53 @@
-"""The full posterior: the No-U-Turn sampler of numpyro, chains in one program."""
+"""The full posterior: the No-U-Turn sampler of numpyro, started with what an optimizer knows."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
-from numpyro.infer.hmc import hmc
 
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
 from jaxmap.infer.draws import Draws
-from jaxmap.infer.gaussian import GaussianPosterior
-from jaxmap.infer.ladder import FULL_UP_TO
-from jaxmap.infer.mixture import MixturePosterior
+from jaxmap.infer.nuts_chains import Chains, Sampler
+from jaxmap.infer.nuts_diagnosis import diagnose
+from jaxmap.infer.nuts_frame import DENSE_LEARNED_UP_TO
+from jaxmap.infer.nuts_journal import Journal
+from jaxmap.infer.nuts_run import Course, Drawn, Plan, Run, gather
+from jaxmap.infer.nuts_start import Beginning, Preparation, Starter
 from jaxmap.infer.point import check_counts, describe
-from jaxmap.infer.posteriors import Point, is_posterior
-from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions, multiply
+from jaxmap.infer.posteriors import is_posterior
+from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions, seeds_of
 from jaxmap.model import Density
-from jaxmap.optimize import Progress
-from jaxmap.optimize.maximize import SECONDS_PER_CHUNK
-from jaxmap.statistics import ess_bulk, rhat
-from jaxmap.trees import settled, stack
+from jaxmap.trees import settled, shaper, stack
 from jaxmap.types import FitError, Info, Key, Method, Posterior, Seeds, Status
 
-CHUNK = 64
-"""Transitions that one compiled call makes at most."""
-
-GOOD_RHAT = 1.01
-GOOD_ESS_PER_CHAIN = 100
-
-NETWORK_POINTS = 100
-"""Training inputs on which function-space R-hat is computed."""
+TRANSITIONS = 2
+"""The tag folded into a key for the chains' moves."""
 
 
 @dataclass(frozen=True)
 class NUTS:
     """The No-U-Turn sampler (Hoffman and Gelman, 2014), by numpyro, all chains vectorised.
 
-    The chains move in unconstrained coordinates of log_joint, Jacobian included, with an adapted step size and a
-    diagonal metric. Given a `start` with a covariance, they move in coordinates whitened by it, the metric on top.
+    The chains move in unconstrained coordinates of log_joint, Jacobian included, in a frame x -> mean + root x. A
+    Gaussian start whitens the space by its covariance; importance weights (k-hat) tell how far it can be trusted, and
+    a short trial whether the chains can move in it: if not, only its standard deviations are used, and then nothing.
+    The warm-up learns the frame from draws and gradients of all chains, and the step size. `info.notes` says what
+    was done.
 
     Args:
-        start: a method or a fitted posterior that tells where to begin (and its covariance how to stretch); None:
-            at `init`, chains after the first at a uniform(-2, 2) step from it (networks: at fresh inits).
+        start: a method or a fitted posterior that tells where to begin (and its covariance how to stretch); None: for
+            up to 200 parameters (networks excepted) the mode that the chains' own starts climb to, with its Laplace
+            approximation; else at `init`, chains after the first at a uniform(-2, 2) step from it (networks: at fresh
+            inits).
         chains: independent chains.
-        warmup: adaptation steps per chain, thrown away; None: 1000, or 300 with a start that has a covariance.
+        warmup: adaptation steps per chain, thrown away; None: 120 with a start that importance weights vouch for, 400
+            with another Gaussian, 800 without.
         draws: kept draws per chain.
         target_accept_prob: larger is slower and more robust.
-        max_tree_depth: at most 2**depth - 1 gradients per draw.
+        max_tree_depth: at most 2**depth - 1 gradients per transition.
+        thin: transitions per kept draw.
     """
 
     start: Method | Posterior | None = None
@@ -57,9 +56,11 @@ class NUTS:
     draws: int = 1000
     target_accept_prob: float = 0.8
     max_tree_depth: int = 10
+    thin: int = 1
 
     def __post_init__(self) -> None:
         check_counts(chains=self.chains, warmup=self.warmup, draws=self.draws, max_tree_depth=self.max_tree_depth)
+        check_counts(thin=self.thin)
         if self.start is not None and not is_posterior(self.start):
             check_method(self.start, "`start`")
         if isinstance(self.start, Bootstrap | Replicates):
@@ -73,240 +74,103 @@ class NUTS:
         """The same sampler with a start."""
         return replace(self, start=start)
 
-    def run(self, problem: Problem, seeds: Seeds) -> "Chains":
-        """Run all chains of all seeds in one program."""
-        begun = [self._begin(problem, seeds, i) for i in range(seeds.count)]
-        watch = Stopwatch()
-        starts = multiply(seeds, self.chains)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(starts.keys, TRANSITIONS)
-        warmup = self.warmup or (300 if all(b.whitened for b in begun) else 1000)
-        z = jnp.concatenate([b.positions for b in begun])
-        frames = stack([b.frame for b in begun for _ in range(self.chains)])
-        path = sample_chains(self, problem, z, frames, keys, warmup)
-        return Chains(path, begun, warmup, watch.seconds / seeds.count)
+    def run(self, problem: Problem, seeds: Seeds) -> "Sampled":
+        """Run all chains of all seeds in one program, or take up the run that the problem's folder holds."""
+        journal = None if problem.folder is None else Journal(problem.folder, self._identity(problem, seeds))
+        if journal is not None and journal.open():
+            run = self._planned(problem, seeds, [], journal.extra["dense"], journal)
+            course = journal.course(run.chains.states_like(seeds.count, self.chains))
+            return self._driven(run, course, [Preparation.of_plain(p) for p in journal.extra["begun"]], journal)
+        begun = [Starter(problem, one_of(seeds, k), self.chains).begin(self.start) for k in range(seeds.count)]
+        prepared, dense = [b.preparation for b in begun], self._is_dense(problem, begun)
+        if journal is not None:
+            journal.extra = {"begun": [asdict(p) for p in prepared], "dense": dense}
+        run = self._planned(problem, seeds, begun, dense, journal)
+        return self._driven(run, run.start(), prepared, journal)
 
-    def finish(self, problem: Problem, runs: "Chains", index: int) -> Draws:
-        """Collect the chains of one seed and diagnose them."""
-        rows = slice(index * self.chains, (index + 1) * self.chains)
-        path = runs.path
-        begun = runs.begun[index]
-        kept = path.z[rows, runs.warmup :]
-        if kept.shape[1] == 0:
+    def _planned(
+        self, problem: Problem, seeds: Seeds, begun: list[Beginning], dense: bool, journal: Journal | None
+    ) -> Run:
+        chains = Chains(Sampler(self.target_accept_prob, self.max_tree_depth, dense), problem)
+        plan = Plan(self.warmup, self.draws * self.thin)
+        save = _unwritten if journal is None else journal.write
+        return Run(chains, begun, self._keys(seeds), plan, save, problem.progress)
+
+    def _driven(self, run: Run, course: Course, prepared: list[Preparation], journal: Journal | None) -> "Sampled":
+        watch = Stopwatch()
+        ended = run.go(course)
+        if journal is not None:
+            journal.write(course, last=True)
+        return Sampled(course, prepared, not ended, watch.seconds / len(prepared))
+
+    def _keys(self, seeds: Seeds) -> Key:
+        """The keys of all transitions, (seeds, chains)."""
+        keys = stack([seeds_of(key, self.chains).keys for key in seeds.keys])
+        return jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(0, None)), in_axes=(0, None))(keys, TRANSITIONS)
+
+    def _is_dense(self, problem: Problem, begun: list[Beginning]) -> bool:
+        """Frames need matrices: they are learned, or a start has one."""
+        matrices = any(candidate.frame.root.ndim == 2 for beginning in begun for candidate in beginning.candidates)
+        return matrices or problem.num_params <= DENSE_LEARNED_UP_TO
+
+    def _identity(self, problem: Problem, seeds: Seeds) -> dict[str, str]:
+        """What a run depends on; more draws may be asked of it later."""
+        key = np.asarray(jax.random.key_data(seeds.keys)).tobytes().hex()
+        same = {"method": describe(replace(self, draws=1000)), "key": key}
+        return problem.identity() | same | {name: library_versions()[name] for name in ("jax", "numpyro")}
+
+    def finish(self, problem: Problem, runs: "Sampled", index: int) -> Draws:
+        """Collect the chains of one seed and diagnose them.
+
+        Raises:
+            FitError: interrupted before the first draw.
+        """
+        course, begun = runs.course, runs.prepared[index]
+        drawn = gather(course.drawn, self.thin, self.draws) if course.drawn else None
+        if drawn is None or drawn.z.shape[2] == 0:
             raise FitError("NUTS was interrupted during its warm-up, before the first draw.")
-        unravel = ravel_pytree(problem.model.start_unconstrained(problem.dtype))[1]
-        constrain = jax.jit(jax.vmap(jax.vmap(lambda v: problem.model.space.constrain(unravel(v)))))
-        params = constrain(jnp.asarray(kept))
-        diagnostics, status = diagnose(problem, params, kept, path, rows, runs.warmup, self.max_tree_depth)
+        drawn = Drawn(*(leaf[index] for leaf in drawn))
+        params = in_users_space(problem, drawn.z)
+        found = diagnose(problem, params, drawn.z, drawn, self.max_tree_depth)
+        warmup = sum(course.windows)
         info = Info(
-            status=Status.INTERRUPTED if path.interrupted else status,
+            status=Status.INTERRUPTED if runs.interrupted else found.status,
             method=describe(self),
-            solver="numpyro NUTS, vectorised chains",
+            solver=f"numpyro NUTS, vectorised chains, {warmup} warm-up steps",
             target=f"draws from the {Density(problem.model).target}",
-            num_gradients=float(path.steps[rows].sum()) + begun.gradients,
+            num_gradients=float(drawn.steps.sum()) + float(course.spent[index]) + begun.gradients,
             seconds=runs.seconds + begun.seconds,
-            notes=begun.notes,
-            diagnostics=diagnostics,
+            notes=(*begun.said(course.chosen[index]), *found.notes),
+            diagnostics=found.numbers | {"warmup": float(warmup)},
             versions=library_versions(),
         )
-        return Draws(settled(params), info, -path.potential[rows, runs.warmup :])
-
-    def _begin(self, problem: Problem, seeds: Seeds, index: int) -> "Begun":
-        seed = Seeds(seeds.keys[index : index + 1], seeds.ranks[index : index + 1])
-        size = problem.num_params
-        frame = Frame(jnp.zeros(size, problem.dtype), jnp.eye(1, dtype=problem.dtype)[0])
-        if self.start is None:
-            z = problem.starts(multiply(seed, self.chains))
-            return Begun(jax.vmap(lambda v: ravel_pytree(v)[0])(z), frame)
-        found = problem.solve(self.start, seed)[0]
-        notes: tuple[str, ...] = ()
-        if isinstance(found, FitError):
-            mode = problem.solve(getattr(self.start, "at", None) or self.start, seed)[0]
-            notes = (f"Started without curvature: {found}",)
-            if isinstance(mode, FitError):
-                return replace_start(self, problem, seed, (*notes, f"Started without a mode: {mode}"))
-            found = mode
-        key = jax.random.fold_in(seed.keys[0], POSITIONS)
-        cost = {"gradients": found.info.num_gradients, "seconds": found.info.seconds, "notes": notes}
-        if isinstance(found, GaussianPosterior) and (size > FULL_UP_TO or found.moving is not None):
-            why = "holds some parameters still" if found.moving is not None else f"has {size} parameters"
-            notes = (*notes, f"Started without curvature: the Gaussian {why}, so that it cannot whiten the space.")
-            cost["notes"] = notes
-        elif isinstance(found, GaussianPosterior):
-            mean = ravel_pytree(found.mean)[0].astype(problem.dtype)
-            root = jnp.asarray(found.precision.color(np.eye(size)), problem.dtype)
-            positions = jax.random.normal(key, (self.chains, size), problem.dtype)
-            return Begun(positions, Frame(mean, root), whitened=True, **cost)
-        return Begun(_positions(found, problem, key, self.chains), frame, **cost)
+        return Draws(settled(params), info, -drawn.potential)
 
 
-TRANSITIONS, POSITIONS = 2, 3
-"""Tags folded into keys for the chains' moves and for where they begin."""
-
-
-class Frame(NamedTuple):
-    """The affine map position -> unconstrained vector: mean + root @ position; a root of ndim 1 means identity."""
-
-    mean: Any
-    root: Any
-
-    def place(self, position: Any) -> Any:
-        """The unconstrained vector of a position."""
-        return self.mean + (position if self.root.ndim == 1 else self.root @ position)
-
-
-@dataclass(frozen=True)
-class Begun:
-    """Where the chains of one seed begin, and what finding it cost."""
-
-    positions: Any
-    frame: Frame
-    whitened: bool = False
-    gradients: float = 0.0
-    seconds: float = 0.0
-    notes: tuple[str, ...] = ()
-
-
-class Path(NamedTuple):
-    """What chains saw, warm-up included: arrays (chains, transitions, ...)."""
-
-    z: np.ndarray
-    potential: np.ndarray
-    steps: np.ndarray
-    diverging: np.ndarray
-    accept: np.ndarray
-    energy: np.ndarray
-    interrupted: bool
-
-
-class Chains(NamedTuple):
+class Sampled(NamedTuple):
     """What `run` leaves for `finish`."""
 
-    path: Path
-    begun: list[Begun]
-    warmup: int
+    course: Course
+    prepared: list[Preparation]
+    interrupted: bool
     seconds: float
 
 
-def sample_chains(method: NUTS, problem: Problem, positions: Any, frames: Frame, keys: Key, warmup: int) -> Path:
-    """Drive the chains in chunks, so that the host can watch and stop them between two."""
-    key = ("nuts", replace(method, start=None, warmup=warmup, draws=1, chains=1), frames.root.ndim > 2)
-    if key not in problem.model.programs:
-        problem.model.programs[key] = _programs(method, problem, warmup)
-    begin, advance = problem.model.programs[key]
-    states = begin(positions, frames, keys, problem.data)
-    total, done, count = warmup + method.draws, 0, 1
-    parts: list[Any] = []
-    interrupted = False
-    with Progress("NUTS", total, problem.progress) as bar:
-        try:
-            while done < total:
-                watch = Stopwatch()
-                count = min(count, total - done)
-                states, seen = advance(states, frames, problem.data, count)
-                parts.append(jax.tree.map(lambda leaf, c=count: np.asarray(leaf[:, :c]), seen))
-                done += count
-                bar.update(done, "warm-up" if done < warmup else "drawing")
-                count = int(np.clip(count * min(4.0, SECONDS_PER_CHUNK / max(watch.seconds, 1e-6)), 1, CHUNK))
-        except KeyboardInterrupt:
-            interrupted = True
-    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts) if parts else None
-    if joined is None:
-        raise FitError("NUTS was interrupted before its first transition.")
-    return Path(*joined, interrupted=interrupted)
+def _unwritten(course: Course) -> None:
+    """Keep no journal."""
 
 
-def _programs(method: NUTS, problem: Problem, warmup: int) -> tuple[Any, Any]:
-    """Compile the beginning and the transitions once: data and frames are arguments."""
-    density = Density(problem.model)
-    unravel = ravel_pytree(problem.model.start_unconstrained(problem.dtype))[1]
-
-    def potential(frame: Frame, data: Any) -> Any:
-        return lambda position: -density(unravel(frame.place(position)), data)
-
-    init, sample = hmc(potential_fn_gen=potential, algo="NUTS")
-
-    def begin(position: Any, frame: Frame, key: Key, data: Any) -> Any:
-        return init(
-            position,
-            num_warmup=warmup,
-            target_accept_prob=method.target_accept_prob,
-            max_tree_depth=method.max_tree_depth,
-            trajectory_length=None,  # type: ignore[arg-type]
-            model_args=(frame, data),
-            rng_key=key,
-        )
-
-    def advance(state: Any, frame: Frame, data: Any, count: Any) -> Any:
-        def transit(i: Any, carry: Any) -> Any:
-            state, seen = carry
-            new = sample(state, (frame, data))
-            now = (
-                frame.place(new.z),
-                new.potential_energy,
-                new.num_steps,
-                new.diverging,
-                new.accept_prob,
-                new.energy,
-            )
-            return new, jax.tree.map(lambda buffer, value: buffer.at[i].set(value), seen, now)
-
-        blank = (frame.place(state.z), state.potential_energy, state.num_steps, state.diverging, state.accept_prob,
-                 state.energy)  # fmt: skip
-        seen = jax.tree.map(lambda leaf: jnp.zeros((CHUNK, *jnp.shape(leaf)), jnp.result_type(leaf)), blank)
-        return jax.lax.fori_loop(0, count, transit, (state, seen))
-
-    return (
-        jax.jit(jax.vmap(begin, in_axes=(0, 0, 0, None))),
-        jax.jit(jax.vmap(advance, in_axes=(0, 0, None, None))),
-    )
+def one_of(seeds: Seeds, index: int) -> Seeds:
+    """One of several seeds."""
+    return Seeds(seeds.keys[index : index + 1], seeds.ranks[index : index + 1])
 
 
-def diagnose(
-    problem: Problem, params: Any, kept: np.ndarray, path: Path, rows: slice, warmup: int, depth: int
-) -> tuple[dict[str, float], Status]:
-    """Acceptance, divergences, and R-hat: of parameters for classical models, of predictions for networks."""
-    steps = path.steps[rows, warmup:]
-    found = {
-        "divergences": float(path.diverging[rows, warmup:].sum()),
-        "accept_prob": float(path.accept[rows, warmup:].mean()),
-        "deepest_trees": float(np.mean(steps >= 2**depth - 1)),
-        "gradients_per_draw": float(steps.mean()),
-    }
-    watched = kept if problem.model.outputs is None else function_values(problem, params)
-    if watched.shape[1] < 4:
-        return found, Status.STEPS_EXHAUSTED
-    ratios, sizes = rhat(watched), ess_bulk(watched)
-    where = "" if problem.model.outputs is None else "function_"
-    found |= {
-        f"{where}rhat_max": float(np.max(ratios)),
-        f"{where}rhat_median": float(np.median(ratios)),
-        f"{where}ess_min": float(np.min(sizes)),
-    }
-    good = np.max(ratios) < GOOD_RHAT and np.min(sizes) > GOOD_ESS_PER_CHAIN * kept.shape[0]
-    return found, Status.CONVERGED if good and found["divergences"] == 0 else Status.STEPS_EXHAUSTED
+def in_users_space(problem: Problem, z: np.ndarray) -> Any:
+    """Unconstrained vectors (chains, draws, P) as parameter trees."""
+    shaped = shaper(problem.model.start_unconstrained(problem.dtype))
 
+    def constrain(z: Any) -> Any:
+        return jax.vmap(jax.vmap(lambda v: problem.model.space.constrain(shaped(v))))(z)
 
-def function_values(problem: Problem, params: Any) -> np.ndarray:
-    """Network outputs on up to 100 training inputs, (chain, draw, values)."""
-    x = jax.tree.map(lambda leaf: leaf[:NETWORK_POINTS], problem.data[0])
-    apply = jax.jit(jax.vmap(jax.vmap(lambda p: jnp.ravel(problem.model.outputs(p, x)[0]))))  # type: ignore[misc]
-    return np.asarray(apply(params), np.float64)
-
-
-def replace_start(method: NUTS, problem: Problem, seed: Seeds, notes: tuple[str, ...]) -> Begun:
-    """Begin as if no start had been given."""
-    return replace(replace(method, start=None)._begin(problem, seed, 0), notes=notes)
-
-
-def _positions(found: Any, problem: Problem, key: Key, chains: int) -> Any:
-    """One beginning per chain: the mode, or one member of a mixture each, or random draws."""
-    if isinstance(found, Point):
-        params = found.sample(key, chains)
-    elif isinstance(found, MixturePosterior):
-        keys = jax.random.split(key, chains)
-        members = [found.members[c % len(found.members)] for c in range(chains)]
-        params = stack([jax.tree.map(lambda v: v[0], m.sample(k, 1)) for m, k in zip(members, keys, strict=True)])
-    else:
-        params = found.sample(key, chains)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, problem.dtype), params)
-    return jax.vmap(lambda p: ravel_pytree(problem.model.space.unconstrain(p))[0])(params)
+    program = problem.model.programs.setdefault("draws in the user's space", jax.jit(constrain))
+    return program(jnp.asarray(z, problem.dtype))

@@ -5,6 +5,7 @@ import time
 import zlib
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -12,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import errors
 
-from jaxmap.data import check_data, num_examples
+from jaxmap.data import check_data, fingerprint, num_examples
 from jaxmap.model import Model
-from jaxmap.trees import cast_floats, check_key, float_dtype, precision_scope, stack, take
+from jaxmap.trees import cast_floats, check_key, float_dtype, named_leaves, precision_scope, stack, take
 from jaxmap.types import Data, FitError, Key, Method, Posterior, Seeds
 
 
@@ -29,6 +30,7 @@ class Problem:
         data: all examples, in the computing dtype.
         dtype: the floating dtype of parameters and data.
         progress: show progress bars; None: where there is a terminal.
+        folder: where a long run keeps what it has, to be taken up again; None: nowhere.
         solved: what `solve` has computed.
     """
 
@@ -36,6 +38,7 @@ class Problem:
     data: Data
     dtype: Any
     progress: bool | None = None
+    folder: Path | None = None
     solved: dict[Any, list[Posterior | FitError]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -186,6 +189,21 @@ class Problem:
         """The density at the model's own start, in nats: a fingerprint of what the functions compute."""
         params = cast_floats(self.model.start, self.dtype)
         return float(np.sum(np.asarray(self._likelihoods(params), np.float64)) + float(self.model.log_prior(params)))
+
+    def identity(self) -> dict[str, str]:
+        """What results depend on, beside a method and a key, as text.
+
+        A model is known by the shapes of its parameters and by its density at a fixed point.
+        """
+        shapes = ", ".join(f"{path}{tuple(leaf.shape)}" for path, leaf in named_leaves(self.model.start))
+        with precision_scope(self.dtype):
+            value = self.log_joint_at_start()
+        return {
+            "model": f"{shapes}; log joint at the start {value:.5g}",
+            "train": fingerprint(self.data),
+            "precision": str(self.dtype),
+            "jaxmap": library_versions()["jaxmap"],
+        }
 
     def _likelihoods(self, params: Any) -> Any:
         program = self.model.programs.setdefault("likelihoods", jax.jit(self.model.log_likelihood))

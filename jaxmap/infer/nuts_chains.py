@@ -1,0 +1,177 @@
+"""Chains of numpyro's NUTS, all in one compiled program that is driven from the host in chunks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.infer.hmc import hmc
+from numpyro.infer.hmc_util import dual_averaging
+
+from jaxmap.infer.nuts_frame import Frame
+from jaxmap.infer.problem import Problem, Stopwatch
+from jaxmap.model import Density
+from jaxmap.optimize.maximize import SECONDS_PER_CHUNK
+from jaxmap.trees import shaper
+from jaxmap.types import Key
+
+CHUNK = 64
+"""Transitions that one compiled call makes at most."""
+
+
+class Seen(NamedTuple):
+    """What chains saw: arrays (seeds, chains, transitions, ...).
+
+    Attributes:
+        position: in the frame.
+        slope: the gradient of the log density in the frame.
+        potential: minus the log density.
+        steps: gradients of a transition.
+        diverging: it ended because the energy error was above 1000.
+        accept: mean acceptance probability.
+        energy: of the accepted state.
+    """
+
+    position: np.ndarray
+    slope: np.ndarray
+    potential: np.ndarray
+    steps: np.ndarray
+    diverging: np.ndarray
+    accept: np.ndarray
+    energy: np.ndarray
+
+
+class ChainStates(NamedTuple):
+    """What the next transition needs: numpyro's states (seeds, chains) and the tuning of a step size per seed."""
+
+    hmc: Any
+    tuning: Any
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What a program is compiled for; data, frames and step sizes are its arguments.
+
+    Attributes:
+        target: acceptance probability.
+        depth: of a tree, at most.
+        dense: frames have matrices.
+        replicated: each seed has data of its own, on their leading axis.
+    """
+
+    target: float
+    depth: int
+    dense: bool
+    replicated: bool = False
+
+
+class Chains:
+    """Chains of one problem: `begin` them in frames, then `advance` them chunk by chunk.
+
+    Step sizes are tuned by dual averaging (Hoffman and Gelman, 2014), one for the chains of a seed, from the mean of
+    their acceptance probabilities. Metrics are frames: numpyro's own stays the identity.
+
+    Args:
+        sampler: how they move.
+        problem: what they sample.
+    """
+
+    def __init__(self, sampler: Sampler, problem: Problem):
+        self.sampler, self.problem = sampler, problem
+        name, programs = ("nuts", sampler, problem.dtype), problem.model.programs
+        if name not in programs:
+            programs[name] = _programs(sampler, problem)
+        self._begin, self._advance = programs[name]
+
+    def begin(self, positions: Any, frames: Frame, keys: Key, step: Any) -> ChainStates:
+        """States at positions (seeds, chains, P); a gradient each. `step` is the first step size of each seed."""
+        return self._begin(positions, frames, keys, jnp.asarray(step, self.problem.dtype), self.problem.data)
+
+    def states_like(self, seeds: int, chains: int) -> ChainStates:
+        """Shapes of the states, in their structure."""
+        size, dtype = self.problem.num_params, self.problem.dtype
+        root = (seeds, size, size) if self.sampler.dense else (seeds, size)
+        frames = Frame(jax.ShapeDtypeStruct((seeds, size), dtype), jax.ShapeDtypeStruct(root, dtype))
+        positions = jax.ShapeDtypeStruct((seeds, chains, size), dtype)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (seeds, chains)))
+        step = jax.ShapeDtypeStruct((seeds,), dtype)
+        return jax.eval_shape(self._begin, positions, frames, keys, step, self.problem.data)
+
+    def advance(
+        self, states: ChainStates, frames: Frame, count: int, adapt: bool, look: Callable[[ChainStates, Seen], None]
+    ) -> ChainStates:
+        """Make `count` transitions; `look` sees the states and what happened after each chunk, and may raise."""
+        done, size = 0, 1
+        while done < count:
+            watch, size = Stopwatch(), min(size, count - done)
+            states, seen = self._advance(states, frames, self.problem.data, size, adapt)
+            kept = Seen(*(np.asarray(leaf[:, :, :size]) for leaf in seen))
+            done += size
+            look(states, kept)
+            size = int(np.clip(size * min(4.0, SECONDS_PER_CHUNK / max(watch.seconds, 1e-6)), 1, CHUNK))
+        return states
+
+
+def step_sizes(states: ChainStates) -> np.ndarray:
+    """The averaged step size of each seed."""
+    return np.exp(np.asarray(states.tuning[1], np.float64))
+
+
+def _tuning(step: Any) -> Any:
+    """Dual averaging that begins at a step size and tries ten times larger ones first."""
+    log_step = jnp.log(step)
+    start, *rest = dual_averaging()[0](jnp.log(10.0) + log_step)  # type: ignore[arg-type]
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, log_step.dtype), (start + log_step, *rest))
+
+
+def _programs(sampler: Sampler, problem: Problem) -> tuple[Any, Any]:
+    density = Density(problem.model)
+    shaped = shaper(jax.eval_shape(problem.model.space.unconstrain, problem.model.start))
+
+    def potential(frame: Frame, data: Any) -> Any:
+        return lambda position: -density(shaped(frame.place(position)), data)
+
+    of_data = 0 if sampler.replicated else None
+    init, sample = hmc(potential_fn_gen=potential, algo="NUTS")
+    update = dual_averaging()[1]
+
+    def begin_one(position: Any, frame: Frame, key: Key, data: Any) -> Any:
+        return init(
+            position,
+            num_warmup=0,
+            max_tree_depth=sampler.depth,
+            trajectory_length=None,  # type: ignore[arg-type]
+            model_args=(frame, data),
+            rng_key=key,
+        )
+
+    def begin(positions: Any, frames: Frame, keys: Key, step: Any, data: Any) -> ChainStates:
+        of_seed = jax.vmap(begin_one, in_axes=(0, None, 0, None))
+        return ChainStates(
+            jax.vmap(of_seed, in_axes=(0, 0, 0, of_data))(positions, frames, keys, data), jax.vmap(_tuning)(step)
+        )
+
+    def transit(states: ChainStates, frame: Frame, data: Any, adapt: Any) -> ChainStates:
+        """All chains of a seed."""
+        step = jnp.exp(jnp.where(adapt, states.tuning[0], states.tuning[1]))
+        sized = states.hmc.adapt_state._replace(step_size=jnp.full(states.hmc.i.shape, step, step.dtype))
+        new = jax.vmap(lambda state: sample(state, (frame, data)))(states.hmc._replace(adapt_state=sized))
+        tuned = update(sampler.target - jnp.mean(new.accept_prob), states.tuning)
+        return ChainStates(new, jax.tree.map(lambda a, b: jnp.where(adapt, a, b), tuned, states.tuning))
+
+    def look(states: ChainStates) -> Seen:
+        s = states.hmc
+        return Seen(s.z, -s.z_grad, s.potential_energy, s.num_steps, s.diverging, s.accept_prob, s.energy)
+
+    def advance(states: ChainStates, frames: Frame, data: Any, count: Any, adapt: Any) -> Any:
+        def move(i: Any, carry: Any) -> Any:
+            states, seen = carry
+            states = jax.vmap(transit, in_axes=(0, 0, of_data, None))(states, frames, data, adapt)
+            return states, jax.tree.map(lambda buffer, value: buffer.at[:, :, i].set(value), seen, look(states))
+
+        blank = jax.tree.map(lambda v: jnp.zeros((*v.shape[:2], CHUNK, *v.shape[2:]), v.dtype), look(states))
+        return jax.lax.fori_loop(0, count, move, (states, blank))
+
+    return jax.jit(begin), jax.jit(advance)
