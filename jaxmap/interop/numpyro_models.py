@@ -37,8 +37,8 @@ from jaxmap.types import Data, Params
 STARTS = (init_to_median, init_to_feasible, *[init_to_uniform] * 10)
 """Where a start is looked for: the prior's median first, as numpyro finds it."""
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-"""When two evaluations of the same log-probabilities are called equal."""
+RELATIVE, ABSOLUTE = 1e-4, 1e-5
+"""How far two evaluations of the same log-probabilities may differ."""
 
 
 def from_numpyro(numpyro_model: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Model, Data]:
@@ -280,7 +280,7 @@ def _observe(
 
 
 def _equal(expected: Any, got: Any) -> bool:
-    return np.shape(expected) == np.shape(got) and bool(np.allclose(expected, got, **CLOSE))
+    return np.shape(expected) == np.shape(got) and bool(np.allclose(expected, got, rtol=RELATIVE, atol=ABSOLUTE))
 
 
 def _same(leaf: Any, value: Any) -> bool:
