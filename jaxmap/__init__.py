@@ -62,6 +62,9 @@ from jaxmap.infer import (
 # Assessment
 from jaxmap.assess import Comparison, Predictive, compare, predict, score
 
+# Other libraries
+from jaxmap.interop import from_numpyro
+
 # Results
 from jaxmap.types import Certificate, FitError, Info, Status
 
@@ -114,6 +117,7 @@ __all__ = [
     "fit",
     "flat",
     "from_log_density",
+    "from_numpyro",
     "l1",
     "load",
     "load_dataset",

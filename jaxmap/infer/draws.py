@@ -73,6 +73,24 @@ class Draws:
         }
         return summarize(title_of(self.info), columns, self.info.status.value)
 
+    def to_arviz(self, *, model: Any = None, data: Any = None) -> Any:
+        """Hand the draws over to ArviZ: an `InferenceData`, or a `DataTree` from ArviZ 1.0 on.
+
+        `sample_stats` has `lp`, the log joint density in unconstrained coordinates.
+
+        Args:
+            model: the model that was fitted, for the log-likelihood per example that `az.loo` and `az.compare` need.
+            data: its data; y of a pair (x, y) becomes `observed_data`, x `constant_data`.
+
+        Raises:
+            ValueError: one of model and data without the other, or a model of other parameters.
+            ImportError: ArviZ is not installed.
+        """
+        from jaxmap.interop import inference_data
+
+        stats = {"lp": np.asarray(self.log_joint)}
+        return inference_data(self.draws, self.info, model=model, data=data, sample_stats=stats)
+
     def packed(self) -> Saved:
         """As plain values and arrays."""
         arrays: dict[str, np.ndarray] = {"log_joint": np.asarray(self.log_joint)}

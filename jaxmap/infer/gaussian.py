@@ -24,7 +24,7 @@ from jaxmap.infer.storage import (
 )
 from jaxmap.infer.summary import Summary, estimate_columns, fit_header, notes, status_note, summarize, title_of
 from jaxmap.model import Space
-from jaxmap.trees import float_dtype, precision_scope, settled
+from jaxmap.trees import check_key, float_dtype, precision_scope, settled
 from jaxmap.types import Info, Key, Params
 
 
@@ -171,6 +171,14 @@ class GaussianPosterior:
         evidence = f"log evidence {self.log_evidence:.4f}." if self.prior else ""
         said = notes([status_note(self.info), evidence, *self.info.notes])
         return summarize(title_of(self.info), columns, said, header)
+
+    def to_arviz(self, key: Key, draws: int = 1000, *, model: Any = None, data: Any = None) -> Any:
+        """Draw from it, and hand the draws over to ArviZ as one chain; see `Draws.to_arviz`."""
+        from jaxmap.interop import inference_data
+
+        params = self.sample(check_key(key, "to_arviz"), draws)
+        chain = jax.tree.map(lambda leaf: np.asarray(leaf)[None], params)
+        return inference_data(chain, self.info, model=model, data=data)
 
     def packed(self) -> Saved:
         """As plain values and arrays."""

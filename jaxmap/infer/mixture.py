@@ -15,6 +15,7 @@ from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.posteriors import Particles, line_of
 from jaxmap.infer.storage import Saved, pack_info, unpack_info, write_saved
 from jaxmap.infer.summary import Summary, summarize, title_of
+from jaxmap.trees import check_key
 from jaxmap.types import Info, Key, Params
 
 SAME_MODE = 0.1
@@ -76,6 +77,14 @@ class MixturePosterior:
         center = jax.tree.map(mean, *modes)
         square = jax.tree.map(mean, *(jax.tree.map(lambda v, c: (np.asarray(v) - c) ** 2, m, center) for m in modes))
         return summarize(title_of(self.info), {"mean": center, "sd": jax.tree.map(np.sqrt, square)})
+
+    def to_arviz(self, key: Key, draws: int = 1000, *, model: Any = None, data: Any = None) -> Any:
+        """Draw from it, and hand the draws over to ArviZ as one chain; see `Draws.to_arviz`."""
+        from jaxmap.interop import inference_data
+
+        params = self.sample(check_key(key, "to_arviz"), draws)
+        chain = jax.tree.map(lambda leaf: np.asarray(leaf)[None], params)
+        return inference_data(chain, self.info, model=model, data=data)
 
     def packed(self) -> Saved:
         """As plain values and arrays; the arrays of member k begin with k/."""

@@ -1,0 +1,8 @@
+"""Interoperation: numpyro models in, ArviZ out."""
+
+from jaxmap.interop.call import Call
+from jaxmap.interop.sites import Sites
+from jaxmap.interop.numpyro_models import from_numpyro
+from jaxmap.interop.arviz import inference_data
+
+__all__ = ["Call", "Sites", "from_numpyro", "inference_data"]
