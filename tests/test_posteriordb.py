@@ -1,11 +1,11 @@
-"""The formulas of tests/posteriordb.py against the draws that came with them."""
+"""The formulas of experiments/posteriordb.py against the draws that came with them."""
 
 import jax
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from tests import posteriordb
+from experiments import posteriordb
 
 
 @pytest.fixture(scope="module", params=posteriordb.CASES)

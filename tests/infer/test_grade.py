@@ -9,9 +9,9 @@ from scipy.integrate import quad
 from scipy.special import ndtr
 
 import jaxmap as jm
+from experiments import posteriordb
 from jaxmap import Status
 from jaxmap.infer.grade import spread_normal
-from tests import posteriordb
 
 KEY = jax.random.key(0)
 NEARLY_GAUSSIAN = ("nes1980", "sblri", "arK", "mesquite", "kilpisjarvi", "earn_height")
