@@ -249,9 +249,10 @@ def _bridge(mean: Any, covariance: Any) -> Any:
     mean = mean - rows * jnp.sum(mean) / total
     variances = jnp.diagonal(covariance - jnp.outer(rows, rows) / total)
     variances = jnp.maximum(variances, jnp.finfo(mean.dtype).eps)
-    alpha = (1 - 2 / count + jnp.exp(mean) / count**2 * jnp.sum(jnp.exp(-mean))) / variances
-    probs = alpha / jnp.sum(alpha)
-    return probs, probs * (1 - probs) / (jnp.sum(alpha) + 1)
+    steep = mean + jax.nn.logsumexp(-mean) - 2 * jnp.log(count)
+    log_alpha = jnp.logaddexp(jnp.log(1 - 2 / count), steep) - jnp.log(variances)
+    probs = jax.nn.softmax(log_alpha)
+    return probs, probs * (1 - probs) * jnp.exp(-jnp.logaddexp(jax.nn.logsumexp(log_alpha), 0.0))
 
 
 def emitting(model: Model) -> Emission:

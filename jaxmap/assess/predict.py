@@ -123,6 +123,11 @@ def _members(key: Key, model: Model, posterior: Any, x: Any, draws: int | None, 
         return _mixed(key, model, posterior, x, draws, how)
     if isinstance(posterior, GaussianPosterior) and _is_tangent(model, posterior, how):
         return linearised(key, model, posterior, x, 256 if draws is None else draws, how or "linearised")
+    if how not in (None, "weights") and not isinstance(posterior, GaussianPosterior):
+        raise ValueError(
+            f"Expected a Gaussian over the parameters for how={how!r}; got {type(posterior).__name__}. Leave it out, "
+            "or fit jm.Laplace()."
+        )
     params, log_weights = posterior.particles(key, draws)
     if model.outputs is None:
         return Parts(_observing(model, x), params, log_weights)

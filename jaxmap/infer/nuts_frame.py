@@ -11,7 +11,7 @@ DENSE_LEARNED_UP_TO = 200
 DRAWS_PER_PARAMETER = 5
 """Draws per parameter from which a full matrix is learned; from fewer, a diagonal one."""
 
-RIDGE = 1e-8
+RIDGE = 1e-13
 """Added to both moment matrices, in units where they have unit diagonals."""
 
 

@@ -178,7 +178,7 @@ class Starter:
     def _matters(self, point: Point, best: Point, gaussian: GaussianPosterior) -> bool:
         """Another maximum than the best one, and not so much lower that it has no weight."""
         far = gaussian.distance(point.z) / np.sqrt(self.problem.num_params) > SAME_MODE
-        return far and _height(point) > _height(best) - RELEVANT and point.info.status is Status.CONVERGED
+        return bool(far and _height(point) > _height(best) - RELEVANT and point.info.status is Status.CONVERGED)
 
     def _is_network(self) -> bool:
         """True where outputs are not linear in the parameters: such posteriors have many modes."""

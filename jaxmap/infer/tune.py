@@ -114,7 +114,8 @@ def tune(
         point = continued(MAP(space=method.space) if training else method, own, found.z)
         posterior: Any = point
         if by == "evidence":
-            posterior = own.solve(Laplace(point, curvature, hessian), seeds_of(key))[0]
+            # a trained network may end on a saddle, where the evidence was followed all the same; its status says so
+            posterior = own.solve(Laplace(point, curvature, hessian, force=training), seeds_of(key))[0]
             if isinstance(posterior, Exception):
                 raise posterior
     info = Info(
