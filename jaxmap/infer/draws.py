@@ -9,10 +9,13 @@ import numpy as np
 
 from jaxmap.infer.posteriors import Particles, equal_weights, line_of
 from jaxmap.infer.storage import Saved, pack_info, pack_tree, unpack_info, unpack_tree, write_saved
-from jaxmap.infer.summary import Summary, summarize, title_of
+from jaxmap.infer.summary import Summary, notes, summarize, title_of
 from jaxmap.statistics import ess_bulk, ess_tail, mcse_mean, rhat
 from jaxmap.trees import take
 from jaxmap.types import Info, Key, Params
+
+STATS = "stats/"
+"""Where the sampler's own numbers lie among the saved arrays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +26,14 @@ class Draws:
         draws: parameters in the user's space; arrays lead with (chain, draw).
         info: how they were made; `diagnostics` has divergences, acceptance, R-hat.
         log_joint: the log joint density of each draw, (chain, draw), in unconstrained coordinates.
+        stats: what the sampler says of each draw, (chain, draw), by ArviZ's names: `diverging`, `energy`,
+            `acceptance_rate`, `n_steps`.
     """
 
     draws: Params
     info: Info
     log_joint: np.ndarray = field(repr=False)
+    stats: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     mode: None = None
 
     @property
@@ -71,7 +77,7 @@ class Draws:
             "ess tail": jax.tree.map(ess_tail, draws),
             "rhat": jax.tree.map(rhat, draws),
         }
-        return summarize(title_of(self.info), columns, self.info.status.value)
+        return summarize(title_of(self.info), columns, notes([self.info.status.value + ".", *self.info.notes]))
 
     def to_arviz(self, *, model: Any = None, data: Any = None) -> Any:
         """Hand the draws over to ArviZ: an `InferenceData`, or a `DataTree` from ArviZ 1.0 on.
@@ -88,12 +94,13 @@ class Draws:
         """
         from jaxmap.interop import inference_data
 
-        stats = {"lp": np.asarray(self.log_joint)}
+        stats = {"lp": np.asarray(self.log_joint)} | self.stats
         return inference_data(self.draws, self.info, model=model, data=data, sample_stats=stats)
 
     def packed(self) -> Saved:
         """As plain values and arrays."""
         arrays: dict[str, np.ndarray] = {"log_joint": np.asarray(self.log_joint)}
+        arrays |= {STATS + name: array for name, array in self.stats.items()}
         header = {"kind": "Draws", "info": pack_info(self.info, arrays)}
         return Saved(header | {"draws": pack_tree(self.draws, "draws", arrays)}, arrays)
 
@@ -102,7 +109,8 @@ class Draws:
         """The inverse of `packed`."""
         template = None if model is None else model.start
         draws = unpack_tree(saved.header["draws"], "draws", saved.arrays, template)
-        return cls(draws, unpack_info(saved.header["info"], saved.arrays), saved.arrays["log_joint"])
+        stats = {name.removeprefix(STATS): array for name, array in saved.arrays.items() if name.startswith(STATS)}
+        return cls(draws, unpack_info(saved.header["info"], saved.arrays), saved.arrays["log_joint"], stats)
 
     def save(self, folder: str | Path) -> Path:
         """Write to a folder, atomically; `jm.load` reads it."""

@@ -42,7 +42,7 @@ class NUTS:
             approximation; else at `init`, chains after the first at a uniform(-2, 2) step from it (networks: at fresh
             inits).
         chains: independent chains.
-        warmup: adaptation steps per chain, thrown away; None: 120 with a start that importance weights vouch for, 400
+        warmup: adaptation steps per chain, thrown away; None: 120 with a start that importance weights vouch for, 250
             with another Gaussian, 800 without.
         draws: kept draws per chain.
         target_accept_prob: larger is slower and more robust.
@@ -144,7 +144,9 @@ class NUTS:
             diagnostics=found.numbers | {"warmup": float(warmup)},
             versions=library_versions(),
         )
-        return Draws(settled(params), info, -drawn.potential)
+        stats = {"diverging": drawn.diverging > 0, "n_steps": drawn.steps}
+        stats |= {"acceptance_rate": drawn.accept, "energy": drawn.energy}
+        return Draws(settled(params), info, -drawn.potential, stats)
 
 
 class Sampled(NamedTuple):

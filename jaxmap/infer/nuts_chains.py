@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.infer.hmc import hmc
-from numpyro.infer.hmc_util import dual_averaging
 
 from jaxmap.infer.nuts_frame import Frame
 from jaxmap.infer.problem import Problem, Stopwatch
@@ -47,7 +46,7 @@ class ChainStates(NamedTuple):
     """What the next transition needs: numpyro's states (seeds, chains) and the tuning of a step size per seed."""
 
     hmc: Any
-    tuning: Any
+    tuning: "Tuning"
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,10 @@ class Sampler:
 class Chains:
     """Chains of one problem: `begin` them in frames, then `advance` them chunk by chunk.
 
-    Step sizes are tuned by dual averaging (Hoffman and Gelman, 2014), one for the chains of a seed, from the mean of
-    their acceptance probabilities. Metrics are frames: numpyro's own stays the identity.
+    Step sizes are tuned by stochastic approximation, one for the chains of a seed, from the mean of their acceptance
+    probabilities: it has less noise than that of one chain, so that the average step size has the acceptance that was
+    asked for (that of dual averaging, which swings more, has a higher one, and costs more gradients). Metrics are
+    frames: numpyro's own stays the identity.
 
     Args:
         sampler: how they move.
@@ -116,14 +117,30 @@ class Chains:
 
 def step_sizes(states: ChainStates) -> np.ndarray:
     """The averaged step size of each seed."""
-    return np.exp(np.asarray(states.tuning[1], np.float64))
+    return np.exp(np.asarray(states.tuning.log_average, np.float64))
 
 
-def _tuning(step: Any) -> Any:
-    """Dual averaging that begins at a step size and tries ten times larger ones first."""
-    log_step = jnp.log(step)
-    start, *rest = dual_averaging()[0](jnp.log(10.0) + log_step)  # type: ignore[arg-type]
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, log_step.dtype), (start + log_step, *rest))
+class Tuning(NamedTuple):
+    """A step size on its way: log step, its average weighted by time, and the time."""
+
+    log_step: Any
+    log_average: Any
+    time: Any
+
+
+GAIN = 2.0
+"""Of the first correction of a log step size; the later ones fall with the square root of time."""
+
+
+def tuned(tuning: Tuning, excess: Any) -> Tuning:
+    """Move a log step size by its gain times the excess of the acceptance over its target (Robbins and Monro, 1951)."""
+    log_step = tuning.log_step + GAIN / jnp.sqrt(tuning.time + 1) * excess
+    weight = 2 / (tuning.time + 2)
+    return Tuning(log_step, tuning.log_average + weight * (log_step - tuning.log_average), tuning.time + 1)
+
+
+def _tuning(step: Any) -> Tuning:
+    return Tuning(jnp.log(step), jnp.log(step), jnp.zeros_like(step))
 
 
 def _programs(sampler: Sampler, problem: Problem) -> tuple[Any, Any]:
@@ -135,7 +152,6 @@ def _programs(sampler: Sampler, problem: Problem) -> tuple[Any, Any]:
 
     of_data = 0 if sampler.replicated else None
     init, sample = hmc(potential_fn_gen=potential, algo="NUTS")
-    update = dual_averaging()[1]
 
     def begin_one(position: Any, frame: Frame, key: Key, data: Any) -> Any:
         return init(
@@ -155,11 +171,11 @@ def _programs(sampler: Sampler, problem: Problem) -> tuple[Any, Any]:
 
     def transit(states: ChainStates, frame: Frame, data: Any, adapt: Any) -> ChainStates:
         """All chains of a seed."""
-        step = jnp.exp(jnp.where(adapt, states.tuning[0], states.tuning[1]))
+        step = jnp.exp(jnp.where(adapt, states.tuning.log_step, states.tuning.log_average))
         sized = states.hmc.adapt_state._replace(step_size=jnp.full(states.hmc.i.shape, step, step.dtype))
         new = jax.vmap(lambda state: sample(state, (frame, data)))(states.hmc._replace(adapt_state=sized))
-        tuned = update(sampler.target - jnp.mean(new.accept_prob), states.tuning)
-        return ChainStates(new, jax.tree.map(lambda a, b: jnp.where(adapt, a, b), tuned, states.tuning))
+        moved = tuned(states.tuning, jnp.mean(new.accept_prob) - sampler.target)
+        return ChainStates(new, jax.tree.map(lambda a, b: jnp.where(adapt, a, b), moved, states.tuning))
 
     def look(states: ChainStates) -> Seen:
         s = states.hmc

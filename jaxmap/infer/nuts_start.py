@@ -34,7 +34,7 @@ SPREAD = 1.5
 RELEVANT = 10.0
 """Nats by which the density at a second maximum may lie lower and still matter."""
 
-SHORT, MIDDLE, LONG = 120, 400, 800
+SHORT, MIDDLE, LONG = 120, 250, 800
 """Warm-up where importance weights vouch for the Gaussian, where they do not, and where there is none."""
 
 SOUND = (Status.CONVERGED, Status.STEPS_EXHAUSTED)

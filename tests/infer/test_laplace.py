@@ -396,6 +396,23 @@ def bridge(mean, covariance):
     return alpha / alpha.sum()
 
 
+@pytest.mark.parametrize("how", ["probit", "bridge"])
+@pytest.mark.parametrize("factor", [1.0, 100.0, 1e4])
+def test_closed_forms_for_classes_at_large_logits(how, factor):
+    """Far away the logits are in the thousands, whose exponentials float32 does not hold."""
+    case = fitted("classes")
+    found = jm.predict(KEY, case.model, case.laplace("full"), np.float32(factor) * NET_NEW, how=how)
+    assert np.all(np.isfinite(found.probs))
+    np.testing.assert_allclose(found.probs.sum(-1), 1.0, rtol=1e-5)
+    assert np.all((found.epistemic >= 0) & (found.epistemic <= 0.25))
+
+
+def test_how_is_refused_where_there_is_no_gaussian():
+    case = fitted("classes")
+    with pytest.raises(ValueError, match="Expected a Gaussian over the parameters for how='bridge'; got Point"):
+        jm.predict(KEY, case.model, case.point, NET_NEW, how="bridge")
+
+
 def test_binary_probabilities_in_closed_form():
     """Probit: sigmoid(f / sqrt(1 + pi v / 8)), within a percent or two of the integral by quadrature."""
     case = fitted("binary")
