@@ -12,7 +12,7 @@ from jaxmap.curvature import View, ggn, hessian, negative_hessian, sum_over_exam
 from jaxmap.infer.problem import Problem
 from jaxmap.model import Density
 from jaxmap.optimize.certificate import EXAMPLES_AT_A_TIME, coordinate_paths
-from jaxmap.trees import in_double
+from jaxmap.trees import in_double, signature
 from jaxmap.types import Data
 
 SCORE_NUMBERS = 2**23
@@ -94,8 +94,12 @@ class Curved:
     @property
     def output_width(self) -> float:
         """How many numbers the network outputs per example."""
-        made, _ = jax.eval_shape(self.view.outputs(self.z), self.view.of(self.z), self.problem.data[0])
-        return made.size / self.problem.num_examples
+        x, programs = self.problem.data[0], self.problem.model.programs
+        known = ("output width", signature(x))
+        if known not in programs:
+            made, _ = jax.eval_shape(self.view.outputs(self.z), self.view.of(self.z), x)
+            programs[known] = made.size / self.problem.num_examples
+        return programs[known]
 
     def of_prior(self) -> np.ndarray:
         """The Hessian of everything that does not depend on the data, negated, (p, p)."""

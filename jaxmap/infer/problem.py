@@ -15,7 +15,7 @@ from flax import errors
 
 from jaxmap.data import check_data, fingerprint, num_examples
 from jaxmap.model import Model
-from jaxmap.trees import cast_floats, check_key, float_dtype, named_leaves, precision_scope, stack, take
+from jaxmap.trees import cast_floats, check_key, float_dtype, named_leaves, precision_scope, signature, stack, take
 from jaxmap.types import Data, FitError, Key, Method, Posterior, Seeds
 
 
@@ -127,6 +127,9 @@ class Problem:
         return results
 
     def _check_shapes(self) -> None:
+        known = ("checked", signature(self.data), self.dtype)
+        if known in self.model.programs:
+            return
         made = self._likelihood_shape()
         if not hasattr(made, "shape") or not jnp.issubdtype(made.dtype, jnp.floating):
             raise TypeError(
@@ -145,6 +148,7 @@ class Problem:
         if getattr(prior, "shape", None) != ():
             got = f"shape {prior.shape}" if hasattr(prior, "shape") else repr(prior)
             raise ValueError(f"Expected log_prior to return a scalar; got {got}. Sum it.")
+        self.model.programs[known] = True
 
     def _likelihood_shape(self) -> Any:
         params = cast_floats(self.model.start, self.dtype)

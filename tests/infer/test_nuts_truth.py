@@ -163,7 +163,7 @@ def test_ranks_are_uniform(build):
 @pytest.mark.parametrize("build", [linear, hierarchical])
 def test_a_wrong_jacobian_is_found_out(build, monkeypatch):
     monkeypatch.setattr(Space, "log_jacobian", lambda self, z: jnp.zeros(()))
-    assert p_value(ranks(*build())) < 1e-5
+    assert p_value(ranks(*build())) < 1e-3
 
 
 # Killed at any moment.
