@@ -18,7 +18,8 @@ def test_the_two_commands_stand_at_the_top():
 
 
 @pytest.mark.usefixtures("unchecked", "rank_promotion")
-def test_every_block_runs(capsys):
+def test_every_block_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     found = blocks(README.read_text())
     assert len(found) >= 3

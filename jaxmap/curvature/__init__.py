@@ -14,7 +14,8 @@ from jaxmap.curvature.negative_hessian import (
 from jaxmap.curvature.concave import is_concave
 from jaxmap.curvature.view import View
 from jaxmap.curvature.products import hutchinson, likelihood_product
-from jaxmap.curvature.layers import Layer, find_layers, tap
+from jaxmap.curvature.layer import Layer
+from jaxmap.curvature.layers import find_layers, tap
 from jaxmap.curvature.layered import LayeredNetwork, assembled, kronecker_factors, layered_diagonal, layered_ggn
 from jaxmap.curvature.low_rank import leading_eigenpairs
 from jaxmap.curvature.precision import (

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from jaxmap.curvature.examples import sum_over_examples
 from jaxmap.curvature.ggn import output_curvature, root_of
-from jaxmap.curvature.layers import Layer, Taps, find_layers, tap
+from jaxmap.curvature.layer import Layer
+from jaxmap.curvature.layers import Taps, find_layers, tap
 from jaxmap.data import num_examples, take_examples
 from jaxmap.types import Data
 

@@ -13,56 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
+
+from jaxmap.curvature.layer import Layer, Mark, Result, is_trailing, layer_of, squeezed
 
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"})
 """Operations that only hold a program."""
 
 EXAMPLES = 7919
 """How many examples to look for layers with: a number that no other axis has, so that none is taken for theirs."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer.
-
-    Attributes:
-        kernel: the leaf's number in flattening order.
-        axes: the kernel's axes, inputs first, then outputs.
-        inputs: how many of these are inputs.
-        shape: of the kernel.
-        bias: the number of the leaf that is added to the result, or None.
-        positions: T, how often the kernel is applied per example.
-    """
-
-    kernel: int
-    axes: tuple[int, ...]
-    inputs: int
-    shape: tuple[int, ...]
-    bias: int | None = None
-    positions: int = 1
-
-    @property
-    def width(self) -> tuple[int, int]:
-        """(inputs, outputs), the constant of the bias not counted."""
-        sizes = [self.shape[axis] for axis in self.axes]
-        return int(np.prod(sizes[: self.inputs])), int(np.prod(sizes[self.inputs :]))
-
-    @property
-    def leaves(self) -> tuple[int, ...]:
-        """Kernel and bias."""
-        return (self.kernel,) if self.bias is None else (self.kernel, self.bias)
-
-    def matrix(self, kernel: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
-        """The leaves as one matrix (inputs and the constant, outputs)."""
-        weights = kernel.transpose(self.axes).reshape(self.width)
-        return weights if bias is None else np.concatenate([weights, bias.reshape(1, -1)])
-
-    def places(self, offsets: Int[np.ndarray, " leaves"]) -> Int[np.ndarray, "i o"]:
-        """Where the entries of `matrix` lie in ravel order, given where each leaf begins."""
-        kernel = offsets[self.kernel] + np.arange(int(np.prod(self.shape))).reshape(self.shape)
-        bias = None if self.bias is None else offsets[self.bias] + np.arange(self.width[1])
-        return self.matrix(kernel, bias)
 
 
 class Taps(NamedTuple):
@@ -146,28 +105,6 @@ def _opened(function: Any, z: Any, x: Any, kernels: dict[int, int], shifts: list
     return outputs, (walk.in_order(walk.activations), walk.in_order(walk.results))
 
 
-class _Leaf(NamedTuple):
-    """Marks a value as a parameter leaf.
-
-    Attributes:
-        number, size: of the leaf.
-        axes: the order of its axes, None where it was reshaped.
-        trailing: True where its entries lie along the last axes, so that adding it adds a bias.
-    """
-
-    number: int
-    size: int
-    axes: tuple[int, ...] | None
-    trailing: bool
-
-
-class _Result(NamedTuple):
-    """Marks a value as the result of a layer to which no bias was added yet."""
-
-    number: int
-    outputs: tuple[int, ...]
-
-
 @dataclass
 class _Walk:
     """Runs a program, following the parameters through it.
@@ -196,7 +133,7 @@ class _Walk:
         leaves = jax.tree.leaves(z)
         self.uses, self.reads = (dict.fromkeys(range(len(leaves)), 0) for _ in range(2))
         marks: list[Any] = [
-            _Leaf(k, jnp.size(leaf), tuple(range(jnp.ndim(leaf))), True) for k, leaf in enumerate(leaves)
+            Mark(k, jnp.size(leaf), tuple(range(jnp.ndim(leaf))), True) for k, leaf in enumerate(leaves)
         ]
         values = [jnp.asarray(value) for value in (*leaves, *jax.tree.leaves(x))]
         marks += [None] * (len(values) - len(leaves))
@@ -211,9 +148,9 @@ class _Walk:
 
     def _use(self, marks: Any) -> None:
         for mark in marks:
-            if isinstance(mark, _Leaf):
+            if isinstance(mark, Mark):
                 self.uses[mark.number] += 1
-            if isinstance(mark, _Result):
+            if isinstance(mark, Result):
                 self.reads[mark.number] += 1
 
     def _run(self, program: Jaxpr, constants: Any, values: Any, marks: Any) -> tuple[list[Any], list[Any]]:
@@ -244,7 +181,7 @@ class _Walk:
         if followed is not None:
             return outs, [followed]
         if name in ("dot_general", "conv_general_dilated"):
-            layer = _layer_of(name, step.params, values, marks, self.examples)
+            layer = layer_of(name, step.params, values, marks, self.examples)
             if layer is not None:
                 return self._layer(layer, values, marks, outs[0])
         if name == "add" and self._biased(marks):
@@ -257,14 +194,14 @@ class _Walk:
         mark = marks[0]
         if name in ("convert_element_type", "pvary", "pcast", "reshard", "sharding_constraint"):
             return mark
-        if not isinstance(mark, _Leaf):
+        if not isinstance(mark, Mark):
             return None
         shape = jnp.shape(values[0])
         if name == "transpose" and mark.axes is not None:
             axes = tuple(mark.axes[k] for k in params["permutation"])
             return mark._replace(axes=axes, trailing=mark.trailing and axes == mark.axes)
         if name == "reshape":
-            kept = mark.trailing and _squeezed(out.shape) == _squeezed(shape) and _is_trailing(out.shape)
+            kept = mark.trailing and squeezed(out.shape) == squeezed(shape) and is_trailing(out.shape)
             return mark._replace(axes=None, trailing=kept)
         if name == "broadcast_in_dim":
             along = params["broadcast_dimensions"]
@@ -284,12 +221,12 @@ class _Walk:
             if self.shifts is not None:
                 out = out + self.shifts[self.kernels[layer.kernel]]
         self.results[layer.kernel] = out
-        return [out], [_Result(layer.kernel, tuple(layer.shape[k] for k in layer.axes[layer.inputs :]))]
+        return [out], [Result(layer.kernel, tuple(layer.shape[k] for k in layer.axes[layer.inputs :]))]
 
     def _biased(self, marks: list[Any]) -> bool:
         """True where a bias is added to the result of a layer."""
-        result = next((m for m in marks if isinstance(m, _Result)), None)
-        leaf = next((m for m in marks if isinstance(m, _Leaf)), None)
+        result = next((m for m in marks if isinstance(m, Result)), None)
+        leaf = next((m for m in marks if isinstance(m, Mark)), None)
         if result is None or leaf is None or not leaf.trailing or leaf.size != int(np.prod(result.outputs)):
             return False
         self._use(marks)
@@ -316,69 +253,3 @@ def _evaluated(step: Any, values: list[Any]) -> list[Any]:
     with step.ctx.manager:
         found = step.primitive.bind(*values, **step.primitive.get_bind_params(step.params))
     return list(found) if step.primitive.multiple_results else [found]
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1)
-
-
-def _is_trailing(shape: tuple[int, ...]) -> bool:
-    """True where every axis longer than one comes after all axes of length one."""
-    return shape == (1,) * (len(shape) - len(_squeezed(shape))) + _squeezed(shape)
-
-
-def _layer_of(
-    name: str, params: Any, values: list[Any], marks: list[Any], examples: int
-) -> tuple[Layer, Callable[[list[Any]], Array]] | None:
-    """The layer that an operation is, and how to read its activations (n, T, inputs); None where it is none."""
-    other, mark = values[0], marks[1]
-    if not isinstance(mark, _Leaf) or mark.axes is None or (marks[0] is not None and not isinstance(marks[0], _Result)):
-        return None
-    if not jnp.ndim(other) or other.shape[0] != examples:
-        return None
-    if name == "dot_general":
-        return _dense(params, other, values[1], mark)
-    return _convolution(params, other, values[1], mark)
-
-
-def _dense(params: Any, other: Any, kernel: Any, mark: _Leaf) -> Any:
-    (left, right), (batch, _) = params["dimension_numbers"]
-    if batch or 0 in left or mark.axes is None:
-        return None
-    free = [k for k in range(jnp.ndim(kernel)) if k not in right]
-    order = tuple(mark.axes[k] for k in (*right, *free))
-    shape = tuple(np.array(kernel.shape)[np.argsort(mark.axes)].tolist())
-    lead = [k for k in range(other.ndim) if k not in left]
-    count = int(np.prod([other.shape[k] for k in lead[1:]]))
-    layer = Layer(mark.number, order, len(right), shape, positions=count)
-
-    def rows(values: list[Any]) -> Array:
-        return values[0].transpose((*lead, *left)).reshape(values[0].shape[0], count, layer.width[0])
-
-    return layer, rows
-
-
-def _convolution(params: Any, other: Any, kernel: Any, mark: _Leaf) -> Any:
-    numbers = params["dimension_numbers"]
-    grouped = params["feature_group_count"] != 1 or params["batch_group_count"] != 1
-    last = other.ndim - 1
-    straight = numbers.lhs_spec[:2] == (0, last) and numbers.out_spec[:2] == (0, last)
-    if grouped or not straight or mark.axes is None or mark.axes != tuple(range(other.ndim)):
-        return None
-    out, inside, *window = numbers.rhs_spec
-    layer_axes = (inside, *window, out)
-    filters = [kernel.shape[k] for k in window]
-    settings = {name: params[name] for name in ("padding", "lhs_dilation", "rhs_dilation")}
-
-    def patches(lhs: Any) -> Any:
-        return jax.lax.conv_general_dilated_patches(
-            lhs, filters, params["window_strides"], **settings, dimension_numbers=numbers
-        )
-
-    count = int(np.prod(jax.eval_shape(patches, jax.ShapeDtypeStruct(other.shape, other.dtype)).shape[1:-1]))
-    layer = Layer(mark.number, layer_axes, len(layer_axes) - 1, tuple(kernel.shape), positions=count)
-
-    def rows(values: list[Any]) -> Array:
-        return patches(values[0]).reshape(values[0].shape[0], count, layer.width[0])
-
-    return layer, rows

@@ -11,6 +11,7 @@ from jaxmap.infer.grade import Grade
 from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.mixture import MixturePosterior
+from jaxmap.infer.judged import Judged, judge_at
 from jaxmap.infer.point import MAP, MLE, Given
 from jaxmap.infer.family import template
 from jaxmap.infer.path import Path, path

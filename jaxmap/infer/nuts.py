@@ -45,7 +45,8 @@ class NUTS:
         warmup: adaptation steps per chain, thrown away; None: 120 with a start that importance weights vouch for, 250
             with another Gaussian, 800 without.
         draws: kept draws per chain.
-        target_accept_prob: larger is slower and more robust.
+        target_accept_prob: larger is slower and more robust; None: 0.7 with a start that importance weights vouch for,
+            else 0.8.
         max_tree_depth: at most 2**depth - 1 gradients per transition.
         thin: transitions per kept draw.
     """
@@ -54,7 +55,7 @@ class NUTS:
     chains: int = 4
     warmup: int | None = None
     draws: int = 1000
-    target_accept_prob: float = 0.8
+    target_accept_prob: float | None = None
     max_tree_depth: int = 10
     thin: int = 1
 
@@ -67,7 +68,8 @@ class NUTS:
             raise TypeError(
                 "Expected a posterior or a method as `start`; got a bootstrap, which is neither. Use jm.MAP()."
             )
-        if isinstance(self.target_accept_prob, str) or not 0 < self.target_accept_prob < 1:
+        target = 0.5 if self.target_accept_prob is None else self.target_accept_prob
+        if isinstance(target, str) or not 0 < target < 1:
             raise ValueError(f"Expected target_accept_prob between 0 and 1; got {self.target_accept_prob!r}.")
 
     def starting_at(self, start: Method) -> "NUTS":
@@ -91,8 +93,8 @@ class NUTS:
     def _planned(
         self, problem: Problem, seeds: Seeds, begun: list[Beginning], dense: bool, journal: Journal | None
     ) -> Run:
-        chains = Chains(Sampler(self.target_accept_prob, self.max_tree_depth, dense), problem)
-        plan = Plan(self.warmup, self.draws * self.thin)
+        chains = Chains(Sampler(self.max_tree_depth, dense), problem)
+        plan = Plan(self.warmup, self.draws * self.thin, self.target_accept_prob)
         save = _unwritten if journal is None else journal.write
         return Run(chains, begun, self._keys(seeds), plan, save, problem.progress)
 

@@ -54,13 +54,11 @@ class Sampler:
     """What a program is compiled for; data, frames and step sizes are its arguments.
 
     Attributes:
-        target: acceptance probability.
         depth: of a tree, at most.
         dense: frames have matrices.
         replicated: each seed has data of its own, on their leading axis.
     """
 
-    target: float
     depth: int
     dense: bool
     replicated: bool = False
@@ -86,9 +84,13 @@ class Chains:
             programs[name] = _programs(sampler, problem)
         self._begin, self._advance = programs[name]
 
-    def begin(self, positions: Any, frames: Frame, keys: Key, step: Any) -> ChainStates:
-        """States at positions (seeds, chains, P); a gradient each. `step` is the first step size of each seed."""
-        return self._begin(positions, frames, keys, jnp.asarray(step, self.problem.dtype), self.problem.data)
+    def begin(self, positions: Any, frames: Frame, keys: Key, step: Any, target: Any) -> ChainStates:
+        """States at positions (seeds, chains, P); a gradient each.
+
+        `step` is the first step size of each seed, `target` the acceptance probability that it is to reach.
+        """
+        step, target = (jnp.asarray(v, self.problem.dtype) for v in (step, target))
+        return self._begin(positions, frames, keys, step, target, self.problem.data)
 
     def states_like(self, seeds: int, chains: int) -> ChainStates:
         """Shapes of the states, in their structure."""
@@ -98,7 +100,7 @@ class Chains:
         positions = jax.ShapeDtypeStruct((seeds, chains, size), dtype)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (seeds, chains)))
         step = jax.ShapeDtypeStruct((seeds,), dtype)
-        return jax.eval_shape(self._begin, positions, frames, keys, step, self.problem.data)
+        return jax.eval_shape(self._begin, positions, frames, keys, step, step, self.problem.data)
 
     def advance(
         self, states: ChainStates, frames: Frame, count: int, adapt: bool, look: Callable[[ChainStates, Seen], None]
@@ -121,26 +123,27 @@ def step_sizes(states: ChainStates) -> np.ndarray:
 
 
 class Tuning(NamedTuple):
-    """A step size on its way: log step, its average weighted by time, and the time."""
+    """A step size on its way: log step, its average weighted by time, the time, and the acceptance to reach."""
 
     log_step: Any
     log_average: Any
     time: Any
+    target: Any
 
 
 GAIN = 2.0
 """Of the first correction of a log step size; the later ones fall with the square root of time."""
 
 
-def tuned(tuning: Tuning, excess: Any) -> Tuning:
+def tuned(tuning: Tuning, accept: Any) -> Tuning:
     """Move a log step size by its gain times the excess of the acceptance over its target (Robbins and Monro, 1951)."""
-    log_step = tuning.log_step + GAIN / jnp.sqrt(tuning.time + 1) * excess
-    weight = 2 / (tuning.time + 2)
-    return Tuning(log_step, tuning.log_average + weight * (log_step - tuning.log_average), tuning.time + 1)
+    log_step = tuning.log_step + GAIN / jnp.sqrt(tuning.time + 1) * (accept - tuning.target)
+    average = tuning.log_average + 2 / (tuning.time + 2) * (log_step - tuning.log_average)
+    return Tuning(log_step, average, tuning.time + 1, tuning.target)
 
 
-def _tuning(step: Any) -> Tuning:
-    return Tuning(jnp.log(step), jnp.log(step), jnp.zeros_like(step))
+def _tuning(step: Any, target: Any) -> Tuning:
+    return Tuning(jnp.log(step), jnp.log(step), jnp.zeros_like(step), target)
 
 
 def _programs(sampler: Sampler, problem: Problem) -> tuple[Any, Any]:
@@ -163,10 +166,11 @@ def _programs(sampler: Sampler, problem: Problem) -> tuple[Any, Any]:
             rng_key=key,
         )
 
-    def begin(positions: Any, frames: Frame, keys: Key, step: Any, data: Any) -> ChainStates:
+    def begin(positions: Any, frames: Frame, keys: Key, step: Any, target: Any, data: Any) -> ChainStates:
         of_seed = jax.vmap(begin_one, in_axes=(0, None, 0, None))
         return ChainStates(
-            jax.vmap(of_seed, in_axes=(0, 0, 0, of_data))(positions, frames, keys, data), jax.vmap(_tuning)(step)
+            jax.vmap(of_seed, in_axes=(0, 0, 0, of_data))(positions, frames, keys, data),
+            jax.vmap(_tuning)(step, target),
         )
 
     def transit(states: ChainStates, frame: Frame, data: Any, adapt: Any) -> ChainStates:
@@ -174,7 +178,7 @@ def _programs(sampler: Sampler, problem: Problem) -> tuple[Any, Any]:
         step = jnp.exp(jnp.where(adapt, states.tuning.log_step, states.tuning.log_average))
         sized = states.hmc.adapt_state._replace(step_size=jnp.full(states.hmc.i.shape, step, step.dtype))
         new = jax.vmap(lambda state: sample(state, (frame, data)))(states.hmc._replace(adapt_state=sized))
-        moved = tuned(states.tuning, jnp.mean(new.accept_prob) - sampler.target)
+        moved = tuned(states.tuning, jnp.mean(new.accept_prob))
         return ChainStates(new, jax.tree.map(lambda a, b: jnp.where(adapt, a, b), moved, states.tuning))
 
     def look(states: ChainStates) -> Seen:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,10 +94,12 @@ class Plan:
     Attributes:
         warmup: transitions of the warm-up; None: what the chosen candidates need.
         transitions: after it.
+        target: acceptance probability; None: what the chosen candidates ask for.
     """
 
     warmup: int | None
     transitions: int
+    target: float | None = None
 
 
 class Run:
@@ -190,7 +192,7 @@ class Run:
         positions = np.stack([frame.positions(z[k]) for k, frame in enumerate(frames)])
         keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, 1)))(course.states.hmc.rng_key)
         course.frames = self._on_device(frames)
-        course.states = self._begun(positions, course.frames, keys)
+        course.states = self._begun(positions, course.frames, keys, course.states.tuning.target)
         course.spent = course.spent + positions.shape[1]
 
     def _placed(self, chosen: list[int], spent: np.ndarray) -> Course:
@@ -202,13 +204,14 @@ class Run:
         ]
         positions = np.stack([f.positions(c.z) for f, c in zip(frames, picked, strict=True)])
         stacked = self._on_device(frames)
-        states = self._begun(positions, stacked, self.keys)
+        targets = [self.plan.target or candidate.target for candidate in picked]
+        states = self._begun(positions, stacked, self.keys, targets)
         return Course(states, stacked, chosen, windows_of(warmup), spent + positions.shape[1])
 
-    def _begun(self, positions: np.ndarray, frames: Frame, keys: Key) -> ChainStates:
+    def _begun(self, positions: np.ndarray, frames: Frame, keys: Key, target: Any) -> ChainStates:
         dtype = self.chains.problem.dtype
         step = np.full(len(positions), self.size**-0.25)
-        return self.chains.begin(jnp.asarray(positions, dtype), frames, keys, step)
+        return self.chains.begin(jnp.asarray(positions, dtype), frames, keys, step, target)
 
     def _on_device(self, frames: Sequence[Frame]) -> Frame:
         dtype = self.chains.problem.dtype

@@ -37,6 +37,9 @@ RELEVANT = 10.0
 SHORT, MIDDLE, LONG = 120, 250, 800
 """Warm-up where importance weights vouch for the Gaussian, where they do not, and where there is none."""
 
+ROBUST, LONG_STEPS = 0.8, 0.7
+"""The acceptance to aim at. Where the density is nearly Gaussian longer steps need fewer gradients for a half turn."""
+
 SOUND = (Status.CONVERGED, Status.STEPS_EXHAUSTED)
 """How a climb ends that may have found a maximum."""
 
@@ -53,12 +56,14 @@ class Candidate:
         frame: the coordinates.
         z: where each chain begins, unconstrained, (chains, P).
         warmup: transitions that it needs.
+        target: the acceptance probability that pays best.
     """
 
     name: str
     frame: Frame
     z: np.ndarray
     warmup: int
+    target: float = ROBUST
 
 
 @dataclass(frozen=True)
@@ -198,7 +203,8 @@ class Starter:
         z = self._inside(mean, SPREAD * noise @ root.T)
         sd = np.sqrt(np.sum(root**2, axis=1))
         warmup = SHORT if trusted else MIDDLE
-        whitened = Candidate("whitened by the Gaussian", Frame(mean, root), z, warmup)
+        target = LONG_STEPS if trusted else ROBUST
+        whitened = Candidate("whitened by the Gaussian", Frame(mean, root), z, warmup, target)
         stretched = Candidate("stretched by the Gaussian's standard deviations", Frame(mean, np.diag(sd)), z, MIDDLE)
         plain = self._plain()
         return Beginning((whitened, stretched, *plain.candidates)).after(cost, watch.seconds, *notes)

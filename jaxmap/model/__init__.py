@@ -3,7 +3,8 @@
 from jaxmap.model.space import Space, is_real
 from jaxmap.model.losses import loss_scale
 from jaxmap.model.kinks import ElasticNet, Kink, kink_of, soft_threshold
-from jaxmap.model.prior import Flat, Prior, flat
+from jaxmap.model.rules import Flat, flat
+from jaxmap.model.prior import Prior
 from jaxmap.model.regularizers import elastic_net, l1, weight_decay
 from jaxmap.model.likelihoods import (
     Bernoulli,

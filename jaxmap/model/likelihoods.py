@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxmap.model.prior import check_distribution
+from jaxmap.model.rules import check_distribution
 
 Scalar = float | int | np.ndarray | jax.Array
 

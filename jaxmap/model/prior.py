@@ -1,42 +1,19 @@
 """Priors: a map from parameters to distributions."""
 
-import fnmatch
-import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
-from numpyro.distributions import Delta, Distribution, Laplace, Normal, constraints
+from numpyro.distributions import Distribution, Laplace, Normal, constraints
 
 from jaxmap.model.kinks import ElasticNet, Kink, is_log_concave, kink_of, smooth_log_prob, soft_threshold
 from jaxmap.model.losses import loss_scale
+from jaxmap.model.rules import Flat, Row, Rule, check_distribution, flat, match_rules, resolve
 from jaxmap.trees import at_path, broadcast_prefix, named_leaves, paths
 from jaxmap.types import Key, Params
-
-
-class Flat:
-    """The flat prior: adds nothing to the log density, anywhere in the support. Use the instance `flat`."""
-
-    def __repr__(self) -> str:
-        return "flat"
-
-
-flat = Flat()
-
-Rule = Distribution | Flat | Callable[[Params], Distribution]
-
-
-class _Row(NamedTuple):
-    """One leaf of the parameters: its path, its rule, its value, and the path of the tree that functions see."""
-
-    path: str
-    rule: Rule
-    leaf: Any
-    root: str
 
 
 class Prior:
@@ -79,12 +56,12 @@ class Prior:
 
     def terms(self, params: Params) -> list[Float[Array, ""]]:
         """The log density of each leaf given the others, in flattening order; zero where it is flat."""
-        made = [(row.leaf, _resolve(row, params)) for row in self._rows(params)]
+        made = [(row.leaf, resolve(row, params)) for row in self._rows(params)]
         return [jnp.asarray(0.0) if found is None else jnp.sum(found.log_prob(leaf)) for leaf, found in made]
 
     def smooth(self, params: Params) -> Float[Array, ""]:
         """Sum the log density of all leaves without its kinks, the terms -weight |b - center| of L1 priors."""
-        made = [(row.leaf, _resolve(row, params)) for row in self._rows(params)]
+        made = [(row.leaf, resolve(row, params)) for row in self._rows(params)]
         terms = [jnp.sum(smooth_log_prob(found, leaf)) for leaf, found in made if found is not None]
         return sum(terms, start=jnp.asarray(0.0))
 
@@ -101,7 +78,7 @@ class Prior:
         """
         kinks = []
         for row in self._rows(params):
-            found = _resolve(row, params)
+            found = resolve(row, params)
             kink = None if found is None else kink_of(found)
             if kink is not None and not isinstance(row.rule, Distribution):
                 raise TypeError(
@@ -126,7 +103,7 @@ class Prior:
 
     def support(self, params: Params) -> Params:
         """The support of each leaf of parameters like `params`: a tree of constraints."""
-        made = [_resolve(row, params) for row in self._rows(params)]
+        made = [resolve(row, params) for row in self._rows(params)]
         supports = [constraints.real if distribution is None else distribution.support for distribution in made]
         return jax.tree.structure(params).unflatten(supports)
 
@@ -145,7 +122,7 @@ class Prior:
         for _ in range(levels):
             drawn = jax.tree.structure(params).unflatten(leaves)
             for i, row in enumerate(rows):
-                distribution = _resolve(row, drawn)
+                distribution = resolve(row, drawn)
                 if distribution is None:
                     raise ValueError(f"Expected a proper prior to sample from; {row.path!r} is flat. Give it one.")
                 batch = jnp.shape(row.leaf)[: jnp.ndim(row.leaf) - distribution.event_dim]
@@ -222,13 +199,13 @@ class Prior:
             return f"Prior({_describe(named[0][1])})"
         return "Prior({" + ", ".join(f"{path!r}: {_describe(rule)}" for path, rule in named) + "})"
 
-    def _rows(self, params: Params) -> list[_Row]:
+    def _rows(self, params: Params) -> list[Row]:
         """Pair every leaf with its rule, in flattening order; nested priors pair the leaves of their subtree."""
         named = named_leaves(params)
         if self.patterns is None:
             above = broadcast_prefix(self.rules, params, _is_rule)
         else:
-            above = [("", rule) for rule in _match(self.patterns, paths(params))]
+            above = [("", rule) for rule in match_rules(self.patterns, paths(params))]
         nested = {
             f"{root}/{row.path}".strip("/"): row._replace(root=f"{root}/{row.root}".strip("/"))
             for root, rule in dict(above).items()
@@ -236,43 +213,9 @@ class Prior:
             for row in rule._rows(at_path(params, root))
         }
         return [
-            nested[path]._replace(path=path) if path in nested else _Row(path, rule, leaf, "")
+            nested[path]._replace(path=path) if path in nested else Row(path, rule, leaf, "")
             for (path, leaf), (_, rule) in zip(named, above, strict=True)
         ]
-
-
-def _match(patterns: dict[str, Rule], leaves: list[str]) -> list[Rule]:
-    chosen: list[str] = []
-    for path in leaves:
-        hits = [p for p in patterns if fnmatch.fnmatchcase(path, p) or fnmatch.fnmatchcase("/" + path, p)]
-        if not hits:
-            raise ValueError(
-                f"Expected a prior rule for every parameter; got none for {path!r}. Add a rule, or '*': jm.flat."
-            )
-        best = max(_literals(p, path) for p in hits)
-        winners = [p for p in hits if _literals(p, path) == best]
-        if len(winners) > 1:
-            raise ValueError(
-                f"Expected one prior rule for {path!r}; got a tie between {' and '.join(map(repr, winners))}. "
-                "Make one of them more specific."
-            )
-        chosen.append(winners[0])
-    idle = [
-        p for p in patterns if not any(fnmatch.fnmatchcase(q, p) or fnmatch.fnmatchcase("/" + q, p) for q in leaves)
-    ]
-    if idle:
-        raise ValueError(
-            f"Expected every prior rule to cover a parameter; got {', '.join(map(repr, idle))} that matches nothing. "
-            f"The parameters are {', '.join(leaves)}."
-        )
-    return [patterns[p] for p in chosen]
-
-
-def _literals(pattern: str, path: str) -> float:
-    """How specific a pattern is: its characters that are no wildcards; the path itself beats them all."""
-    if pattern == path:
-        return float("inf")
-    return float(len(re.sub(r"\[[^\]]*\]|[*?]", "", pattern)))
 
 
 def _penalty_of(rule: Any) -> tuple[float, float]:
@@ -305,50 +248,6 @@ def _as_rule(node: Any) -> Any:
     raise TypeError(
         f"Expected a numpyro distribution, jm.flat, or a function of the parameters as a prior rule; got {node!r}."
     )
-
-
-def _resolve(row: _Row, params: Params) -> Distribution | None:
-    """The distribution of one leaf, None where it is flat; its shape must broadcast to the leaf's."""
-    if isinstance(row.rule, Flat):
-        return None
-    distribution = row.rule if isinstance(row.rule, Distribution) else row.rule(at_path(params, row.root))
-    if not isinstance(distribution, Distribution):
-        raise TypeError(f"Expected the prior function of {row.path!r} to return a distribution; got {distribution!r}.")
-    shape, given, event = jnp.shape(row.leaf), distribution.shape(), distribution.event_shape
-    fits = len(given) <= len(shape) and (not event or shape[-len(event) :] == event)
-    pairs = zip(given[::-1], shape[::-1], strict=False)
-    if not fits or not all(a in (1, b) for a, b in pairs):
-        raise ValueError(
-            f"Expected a prior for {row.path!r} that broadcasts to its shape {shape}; got one of shape {given}."
-        )
-    # numpy arguments become arrays of the precision in force here, whatever it was when the prior was made
-    return jax.tree.map(lambda v: jnp.asarray(np.array(v)) if isinstance(v, np.ndarray) else v, distribution)
-
-
-def check_distribution(distribution: Distribution, where: str) -> None:
-    """Refuse concrete arguments outside their constraint, and discrete distributions.
-
-    Raises:
-        ValueError: naming the distribution, the argument and its value.
-    """
-    base = getattr(distribution, "base_dist", None)
-    if base is not None:
-        check_distribution(base, where)
-    for name, constraint in distribution.arg_constraints.items():
-        value = vars(distribution).get(name)
-        if value is None or constraints.is_dependent(constraint) or isinstance(value, Tracer):
-            continue
-        with jax.ensure_compile_time_eval():  # also inside a program, where a path builds its models
-            inside = bool(jnp.all(constraint(value)))
-        if not inside:
-            raise ValueError(
-                f"Expected {name} of the {where} {type(distribution).__name__} to be "
-                f"{type(constraint).__name__.lstrip('_').lower()}; got {np.asarray(value)}."
-            )
-    support = distribution.support
-    discrete = isinstance(distribution, Delta) or (support is not None and support.is_discrete)
-    if discrete and where == "prior":
-        raise ValueError(f"Expected a continuous prior; got {type(distribution).__name__}. Sum the parameter out.")
 
 
 def _describe(rule: Any) -> str:

@@ -9,7 +9,8 @@ from numpyro.distributions import Laplace, Normal
 
 from jaxmap.model.kinks import ElasticNet
 from jaxmap.model.losses import loss_scale
-from jaxmap.model.prior import Prior, flat
+from jaxmap.model.prior import Prior
+from jaxmap.model.rules import flat
 
 
 def weight_decay(

@@ -10,7 +10,8 @@ from jaxmap.data import Scaling
 from jaxmap.model.likelihoods import Bernoulli, Categorical, NegativeBinomial, Poisson, affine, as_likelihood
 from jaxmap.model.model import Model
 from jaxmap.model.networks import as_network
-from jaxmap.model.prior import Prior, flat
+from jaxmap.model.prior import Prior
+from jaxmap.model.rules import flat
 from jaxmap.types import Data, Key, Params
 
 DISCRETE = (Bernoulli, Categorical, Poisson, NegativeBinomial)

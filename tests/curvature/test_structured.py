@@ -10,8 +10,8 @@ from jaxmap.curvature import (
     kronecker_precision,
     low_rank_precision,
 )
+from jaxmap.curvature.layer import Layer
 from jaxmap.curvature.layered import Factors
-from jaxmap.curvature.layers import Layer
 
 RNG = np.random.default_rng(12)
 NAMES = ("bias", "kernel", "other")

@@ -133,7 +133,7 @@ def ranks(model, simulate):
     every = (jnp.broadcast_to(X, (REPLICATIONS, *X.shape)), jnp.asarray(np.stack(targets), jnp.float32))
     size = problem.num_params
     plain = Candidate("", Frame(np.zeros(size), np.ones(size)), np.zeros((1, size)), 300)
-    chains = Chains(Sampler(0.8, 6, True, replicated=True), Problem(model, every, problem.dtype))
+    chains = Chains(Sampler(6, True, replicated=True), Problem(model, every, problem.dtype))
     keys = jax.random.split(KEY, (REPLICATIONS, 1))
     thin = 4
     plan = Plan(300, thin * (RANKS - 1))
