@@ -24,6 +24,8 @@ from jaxmap.infer.variational_start import Start, start_at
 from jaxmap.infer.variational_bound import Bound, bound_at
 from jaxmap.infer.variational_climb import climb_bound
 from jaxmap.infer.variational import VI
+from jaxmap.infer.pathfinder_walk import Walker
+from jaxmap.infer.pathfinder import Pathfinder
 from jaxmap.infer.evidence import log_evidence
 from jaxmap.infer.search import Search
 from jaxmap.infer.tune import Tuned, tune
@@ -53,6 +55,7 @@ __all__ = [
     "MixturePosterior",
     "Particles",
     "Path",
+    "Pathfinder",
     "Point",
     "Problem",
     "Replicates",
