@@ -50,6 +50,7 @@ class Certificate:
         smallest_curvature: the smallest eigenvalue of H scaled to a unit diagonal; None as above.
         flat: paths of the parameters along which H is flat or negative.
         held: paths of the numbers that lie exactly at the kink of an L1 prior, where the subgradient holds them.
+        products: Hessian-vector products that it cost, beyond 1500 free parameters; three gradients each.
 
     Where the density is known to be strongly concave (a generalised linear model with Gaussian priors), `decrement`
     may be an upper and `smallest_curvature` a lower bound. Beyond 1500 free parameters `smallest_curvature` is relative
@@ -61,6 +62,7 @@ class Certificate:
     smallest_curvature: float | None = None
     flat: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
+    products: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from jaxmap.infer.problem import Problem, library_versions
 from jaxmap.model import Density
 from jaxmap.optimize import (
     Ascent,
+    FirstOrder,
     Solver,
     certify,
     slope_at,
@@ -41,14 +42,16 @@ class Judged(NamedTuple):
 
 def judge(density: Density, problem: Problem, runs: Climbs, row: int) -> Judged:
     """Certify the end of one climb."""
-    return judge_at(density, problem, take(runs.ascent.z, row), int(runs.ascent.codes[row]))
+    # products with a Hessian of the whole data can cost far more than a network's training
+    worth = float(runs.ascent.gradients[row]) if isinstance(runs.solver, FirstOrder) else np.inf
+    return judge_at(density, problem, take(runs.ascent.z, row), int(runs.ascent.codes[row]), worth)
 
 
-def judge_at(density: Density, problem: Problem, z: Any, code: int) -> Judged:
-    """Certify a point and total its density."""
+def judge_at(density: Density, problem: Problem, z: Any, code: int, worth: float = np.inf) -> Judged:
+    """Certify a point and total its density; `worth` gradients may be spent on Hessian-vector products."""
     resolution = float(jnp.finfo(problem.dtype).eps)
     slope = slope_at(density, z, problem.data)
-    certificate, status = certify(density, z, problem.data, resolution=resolution, slope=slope)
+    certificate, status = certify(density, z, problem.data, resolution=resolution, slope=slope, worth=worth)
     if code == Status.INTERRUPTED.code:
         status = Status.INTERRUPTED
     likelihood, prior, value = (float(v) for v in (slope.log_likelihood, slope.log_prior, slope.value))
@@ -59,7 +62,9 @@ def judge_at(density: Density, problem: Problem, z: Any, code: int) -> Judged:
         log_likelihood=likelihood,
         log_prior=prior,
         log_joint=likelihood + prior,
-        num_gradients=1.0 if certificate.decrement is None else 3.0 + 3.0 * problem.num_params,
+        num_gradients=1.0
+        if certificate.decrement is None
+        else 3.0 + 3.0 * (certificate.products or problem.num_params),
         versions=library_versions(),
     )
     return Judged(value if np.isfinite(value) else -np.inf, info)

@@ -22,8 +22,8 @@ from jaxmap.curvature import (
 )
 from jaxmap.curvature.factor import FLAT, flat_paths
 from jaxmap.model import Density, is_real
+from jaxmap.optimize.krylov import MOST_PRODUCTS, lanczos, vectors_of
 from jaxmap.optimize.krylov import decrement as decrement_by_products
-from jaxmap.optimize.krylov import lanczos
 from jaxmap.optimize.objective import flat_kinks
 from jaxmap.optimize.solver import scaled_gradient
 from jaxmap.trees import in_double, named_leaves
@@ -46,6 +46,9 @@ DENSE_UP_TO = 1500
 
 DECREMENT = 1e-2
 """Distance to the maximum, in posterior standard deviations, below which a point counts as the maximum."""
+
+FEWEST_PRODUCTS = 10
+"""Conjugate gradients that are not worth beginning."""
 
 EXAMPLES_AT_A_TIME = 16384
 
@@ -98,7 +101,13 @@ def slope_at(density: Density, z: Any, data: Data) -> Slope:
 
 
 def certify(
-    density: Density, z: Any, data: Data, *, resolution: float, slope: Slope | None = None
+    density: Density,
+    z: Any,
+    data: Data,
+    *,
+    resolution: float,
+    slope: Slope | None = None,
+    worth: float = np.inf,
 ) -> tuple[Certificate, Status]:
     """Decide whether z is a maximum of the density.
 
@@ -119,6 +128,7 @@ def certify(
         data: all examples.
         resolution: eps of the dtype of the fit.
         slope: `slope_at` there, where it is known already.
+        worth: gradients that Hessian-vector products may cost; with less than a few dozen there are none.
 
     Returns:
         certificate, status: CONVERGED, NOT_A_MAXIMUM, AT_BOUNDARY, or STEPS_EXHAUSTED where it is too early to tell.
@@ -131,7 +141,10 @@ def certify(
     if held.all():
         return Certificate(relative, 0.0, held=held_paths), Status.CONVERGED
     if held.size - held.sum() > DENSE_UP_TO:
-        certificate, status = _by_products(density, z, data, slope, resolution)
+        most = min(MOST_PRODUCTS, worth / 3 - vectors_of(held.size, held.size))
+        if most < FEWEST_PRODUCTS:
+            return Certificate(relative, held=held_paths), Status.STEPS_EXHAUSTED
+        certificate, status = _by_products(density, z, data, slope, resolution, int(most))
         return replace(certificate, held=held_paths), status
     if is_concave(density, data, strongly=True) and not held.any():
         bound = _bound(density, z, data, slope)
@@ -302,12 +315,14 @@ def near(decrement: float, rounding: float) -> Status:
     return Status.CONVERGED if close else Status.STEPS_EXHAUSTED
 
 
-def _by_products(density: Density, z: Any, data: Data, slope: Slope, resolution: float) -> tuple[Certificate, Status]:
-    """The certificate of many parameters, from Hessian-vector products."""
+def _by_products(
+    density: Density, z: Any, data: Data, slope: Slope, resolution: float, most: int
+) -> tuple[Certificate, Status]:
+    """The certificate of many parameters, from Hessian-vector products, at most so many for the decrement."""
     free = ~np.asarray(slope.held, bool)
     noise = np.random.default_rng(0).normal(size=free.size) * free
 
-    def evaluate(z: Any, data: Data, residual: Any, free: Any, noise: Any) -> Any:
+    def evaluate(z: Any, data: Data, residual: Any, free: Any, noise: Any, most: Any) -> Any:
         flat, unravel = ravel_pytree(z)
 
         def gradient(v: Any) -> Any:
@@ -318,17 +333,19 @@ def _by_products(density: Density, z: Any, data: Data, slope: Slope, resolution:
         def product(v: Any) -> Any:
             return free * jax.jvp(gradient, (flat,), (free * v,))[1]
 
-        distance, step, _ = decrement_by_products(product, free * residual)
+        distance, step, spent = decrement_by_products(product, free * residual, most)
         ends = lanczos(product, noise, int(flat.size))
         # Three moves of one standard deviation: the Newton step, the weakest direction, a random one.
         moves = jnp.stack([step, ends.vector, noise])
         bends = jnp.stack([jnp.dot(move, product(move)) for move in moves])
-        return distance, ends, moves * free[None] / jnp.sqrt(jnp.where(bends > 0, bends, 1.0))[:, None]
+        return distance, ends, moves * free[None] / jnp.sqrt(jnp.where(bends > 0, bends, 1.0))[:, None], spent
 
     program = _program(density, "products", evaluate)
-    distance, ends, moves = in_double(program, z, data, slope.residual, free.astype(float), noise)
+    distance, ends, moves, spent = in_double(program, z, data, slope.residual, free.astype(float), noise, most)
     weakest, largest, error = (float(v) for v in (ends.smallest, ends.largest, ends.residual))
-    certificate = Certificate(float(slope.relative), float(distance), weakest / max(largest, np.finfo(float).tiny))
+    products = int(spent) + vectors_of(free.size, free.size) + 3
+    relative = weakest / max(largest, np.finfo(float).tiny)
+    certificate = Certificate(float(slope.relative), float(distance), relative, products=products)
     names = coordinate_paths(z)
     if (certificate.smallest_curvature or 0.0) <= FLAT and error <= 1e-3 * largest:
         flat = flat_paths(np.asarray(ends.vector, np.float64)[:, None], names)

@@ -24,6 +24,11 @@ class Extremes(NamedTuple):
     residual: Float[Array, ""]
 
 
+def vectors_of(size: int, total: int) -> int:
+    """How many vectors the Lanczos iterations make in a space of dimension `size` of `total`."""
+    return max(2, min(size, MOST_VECTORS, VECTORS_NUMBERS // total))
+
+
 def lanczos(product: Any, start: Float[Array, " p"], size: int) -> Extremes:
     """Lanczos iterations with full reorthogonalisation (Golub and Van Loan, section 10.1).
 
@@ -35,7 +40,7 @@ def lanczos(product: Any, start: Float[Array, " p"], size: int) -> Extremes:
     Returns:
         extremes: there is an eigenvalue within `residual` of `smallest`.
     """
-    count = max(2, min(size, MOST_VECTORS, VECTORS_NUMBERS // start.size))
+    count = vectors_of(size, start.size)
 
     def expand(carry: Any, i: Any) -> tuple[Any, Any]:
         basis, vector = carry
@@ -60,15 +65,17 @@ def lanczos(product: Any, start: Float[Array, " p"], size: int) -> Extremes:
     return Extremes(values[0], values[-1], basis.T @ vectors[:, 0], residual)
 
 
-def decrement(product: Any, gradient: Float[Array, " p"]) -> tuple[Float[Array, ""], Float[Array, " p"], Any]:
-    """sqrt(g' H^-1 g) by conjugate gradients.
+def decrement(
+    product: Any, gradient: Float[Array, " p"], most: Any = None
+) -> tuple[Float[Array, ""], Float[Array, " p"], Any]:
+    """sqrt(g' H^-1 g) by conjugate gradients, with at most so many products (1000).
 
     Returns:
         decrement: NaN where H turned out not to be positive definite, or the products were used up.
         step: H^-1 g.
         spent: products.
     """
-    size = jnp.linalg.norm(gradient)
+    size, limit = jnp.linalg.norm(gradient), MOST_PRODUCTS if most is None else most
 
     def advance(now: Any) -> Any:
         step, residual, direction, count, _ = now
@@ -81,7 +88,7 @@ def decrement(product: Any, gradient: Float[Array, " p"]) -> tuple[Float[Array, 
         return step + length * direction, after, turned, count + 1, curvature <= 0
 
     def going(now: Any) -> Any:
-        return (jnp.linalg.norm(now[1]) > 1e-4 * size) & ~now[4] & (now[3] < MOST_PRODUCTS)
+        return (jnp.linalg.norm(now[1]) > 1e-4 * size) & ~now[4] & (now[3] < limit)
 
     begin = (jnp.zeros_like(gradient), gradient, gradient, jnp.asarray(0), jnp.asarray(False))
     step, residual, _, spent, negative = jax.lax.while_loop(going, advance, begin)
