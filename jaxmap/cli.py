@@ -11,7 +11,8 @@ import click
 WIDE = 100
 """More columns than this, and the automatic network is linear."""
 
-METHODS = ("MLE", "MAP", "Laplace", "Ensemble", "NUTS")
+SHOWN = ("MLE", "MAP", "Laplace", "Ensemble", "NUTS")
+METHODS = (*SHOWN, "VI", "Pathfinder")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -38,7 +39,7 @@ def datasets() -> None:
 
 @app.command()
 @click.option("--data", default="concrete", help="A data set; `jaxmap datasets` lists them.")
-@click.option("--methods", default=",".join(METHODS), help="Which rows, joined by commas.")
+@click.option("--methods", default=",".join(SHOWN), help=f"Which rows, joined by commas, of {', '.join(METHODS)}.")
 @click.option("--network", default="auto", help="Widths of hidden layers, `50` or `50,50`; `linear` for none.")
 @click.option("--split", default=0, type=click.IntRange(0), help="Which random split.")
 @click.option("--seed", default=0, type=click.IntRange(0), help="Of everything random in the fits.")
@@ -110,6 +111,8 @@ def _methods(names: list[str], warmup: int, draws: int) -> dict[str, Any]:
         "Laplace": infer.Laplace(),
         "Ensemble": infer.Ensemble(infer.MAP(), members=8),
         "NUTS": infer.NUTS(warmup=warmup, draws=draws, max_tree_depth=8, target_accept_prob=0.7),
+        "VI": infer.VI(),
+        "Pathfinder": infer.Pathfinder(),
     }
     return {name: made[name] for name in names}
 

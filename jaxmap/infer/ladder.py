@@ -265,12 +265,23 @@ class Ladder:
                 signs = jax.random.rademacher(key, flat.shape, flat.dtype)
                 return signs * ravel_pytree(jax.jvp(slope, (moving,), (unravel(signs),))[1])[0]
 
-            return jax.lax.map(one, jax.random.split(jax.random.key(0), PRIOR_PROBES), batch_size=8)
+            keys = jax.random.split(jax.random.key(0), PRIOR_PROBES)
+            first = one(keys[0])
 
-        found = np.asarray(self.at.run("prior diagonal", probe), np.float64)
-        if np.allclose(found, found[:1], rtol=1e-9, atol=1e-12 * np.abs(found).max(initial=0.0)):
-            return found[0], []
-        return found.mean(axis=0), [TIED + ", estimated"]
+            def look(seen: Any, key: Any) -> Any:  # one probe at a time: all together they would be 64 p numbers
+                total, apart, largest = seen
+                found = one(key)
+                apart = jnp.maximum(apart, jnp.max(jnp.abs(found - first) - 1e-9 * jnp.abs(first)))
+                return (total + found, apart, jnp.maximum(largest, jnp.max(jnp.abs(found)))), None
+
+            begin = (first, jnp.zeros((), flat.dtype), jnp.max(jnp.abs(first), initial=0.0))
+            (total, apart, largest), _ = jax.lax.scan(look, begin, keys[1:])
+            return first, total / PRIOR_PROBES, apart <= 1e-12 * largest
+
+        first, mean, same = self.at.run("prior diagonal", probe)
+        if bool(same):
+            return np.asarray(first, np.float64), []
+        return np.asarray(mean, np.float64), [TIED + ", estimated"]
 
     def _products_of_units(self, kind: str) -> np.ndarray:
         view = self.at.view
