@@ -30,7 +30,7 @@ ENERGY_ERROR = 5e-4
 ACCEPT = 0.9
 """Acceptance probability of adjusted trajectories."""
 
-FAR = 30.0
+FAR = 1000.0
 """Standard deviations of the energy error beyond which an unadjusted step is taken back."""
 
 TOLERATED = 3.0
@@ -39,7 +39,7 @@ TOLERATED = 3.0
 DEEPEST = 30
 """There are no trees here; more steps than any trajectory has."""
 
-TO_THE_MODE = MAP(optax.adam(optax.cosine_decay_schedule(0.01, 4000)), steps=4000, space="unconstrained")
+TO_THE_MODE = MAP(optax.adam(optax.cosine_decay_schedule(0.01, 2000)), steps=2000, space="unconstrained")
 """How the chain of a network finds its own mode."""
 
 
@@ -60,7 +60,7 @@ class MCLMC:
 
     Args:
         start: a method or a fitted posterior that tells where to begin; of `jm.Ensemble(..., members=chains)` each
-            chain takes a member. None: networks begin each chain at a mode of its own, by 4000 steps of Adam; other
+            chain takes a member. None: networks begin each chain at a mode of its own, by 2000 steps of Adam; other
             models as `jm.NUTS()` does.
         chains: independent chains.
         warmup: transitions per chain, thrown away; None: 2000, adjusted 500.

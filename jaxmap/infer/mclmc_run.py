@@ -24,8 +24,8 @@ PHASES = (1 / 8, 1 / 8, 1 / 4, 1 / 2)
 FIRST_STEP, CAREFUL_STEP = 0.1, 0.002
 """The first step size, in units of sqrt(P): in coordinates that a start has stretched, and in plain ones."""
 
-FASTEST = 1.25
-"""How much a step size may grow in a round: one that is too long heats a chain, which then cools for thousands."""
+FASTEST = 2.0
+"""The most by which a step size may grow or shrink in a round."""
 
 MOST_STEPS = 200
 """The largest mean number of steps of an adjusted trajectory."""
@@ -60,7 +60,7 @@ class Aim:
             away = np.nan_to_num(seen.accept.mean(axis=2), nan=0.0) - self.accept
             return np.exp(np.clip(2.0 * away, -0.7, 0.7))
         error = np.asarray(seen.error, np.float64).mean(axis=2)
-        return np.clip((self.energy_error / np.maximum(error, 1e-30)) ** (1 / ORDER), 0.3, FASTEST)
+        return np.clip((self.energy_error / np.maximum(error, 1e-30)) ** (1 / ORDER), 1 / FASTEST, FASTEST)
 
 
 class Kept(NamedTuple):

@@ -17,7 +17,7 @@ from tests.cases import LINEAR, as_vectors, check_draws
 pytest.importorskip("blackjax")
 
 BY_NAME = {case.name: case for case in LINEAR}
-SEVERAL = ("nested", "shifted", "standardized")
+SEVERAL = ("matrix", "nested", "shifted", "standardized")
 KEY = jax.random.key(3)
 ADJUSTED = jm.MCLMC(adjusted=True, warmup=300, draws=800)
 UNADJUSTED = jm.MCLMC(warmup=400, draws=600)
@@ -44,7 +44,7 @@ def check_unadjusted(draws, mean, spread):
 # Closed forms.
 
 
-@pytest.mark.parametrize("name", ["matrix", *(pytest.param(n, marks=pytest.mark.slow) for n in SEVERAL)])
+@pytest.mark.parametrize("name", ["off-centre", *(pytest.param(n, marks=pytest.mark.slow) for n in SEVERAL)])
 def test_adjusted_chains_have_the_moments_of_the_posterior(name):
     case = BY_NAME[name]
     posterior = fit(case.supervised(), case.data, ADJUSTED)
@@ -137,7 +137,7 @@ def test_gradients_count_the_start_the_warm_up_and_the_draws(sampled):
     assert sampled.info.diagnostics["gradients_per_draw"] == 2 * 3
     chains = 2 * 2 * (150 + 30 * 3)
     # Two chains begin at the start, and in each learned frame; the modes are certified at the cost of a few more.
-    assert chains + 2 <= sampled.info.num_gradients - 2 * 4000 <= chains + 4 * 2 + 500
+    assert chains + 2 <= sampled.info.num_gradients - 2 * 2000 <= chains + 4 * 2 + 500
 
 
 def test_it_is_compiled_once_for_equal_shapes(network, sampled, monkeypatch):
