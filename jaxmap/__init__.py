@@ -38,6 +38,7 @@ from jaxmap.optimize import LBFGS, Newton, NewtonCG, ProximalGradient, ProximalN
 # Methods and posteriors
 from jaxmap.infer import (
     MAP,
+    MCLMC,
     MLE,
     NUTS,
     VI,
@@ -74,6 +75,7 @@ __version__ = _version("jaxmap")
 __all__ = [
     "LBFGS",
     "MAP",
+    "MCLMC",
     "MLE",
     "NUTS",
     "VI",

@@ -36,6 +36,7 @@ RESERVED = {
     ),
     "matplotlib": (("report", "", "matplotlib"),),
     "arviz": (("interop", "", "arviz"),),
+    "blackjax": (("infer", "mclmc", "blackjax"),),
 }
 PICKLERS = frozenset({"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve"})
 FORBIDDEN_CALLS = frozenset({"eval", "exec", "__import__"})

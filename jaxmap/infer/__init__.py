@@ -36,11 +36,15 @@ from jaxmap.infer.nuts_run import Run
 from jaxmap.infer.nuts_journal import Journal
 from jaxmap.infer.nuts_diagnosis import bfmi, diagnose
 from jaxmap.infer.nuts import NUTS
+from jaxmap.infer.mclmc_chains import MicrocanonicalChains
+from jaxmap.infer.mclmc_run import MicrocanonicalRun
+from jaxmap.infer.mclmc import MCLMC
 from jaxmap.infer.ensemble import Ensemble
 from jaxmap.infer.fit import fit, fit_problem
 
 __all__ = [
     "MAP",
+    "MCLMC",
     "MLE",
     "NUTS",
     "VI",

@@ -9,6 +9,7 @@ import numpy as np
 from jaxmap.infer.bootstrap import Bootstrap
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.gaussian import GaussianPosterior
+from jaxmap.infer.mclmc import MCLMC, TO_THE_MODE
 from jaxmap.infer.mixture import MixturePosterior, distinct
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.point import MAP, check_counts, describe
@@ -21,7 +22,8 @@ class Ensemble:
     """Independent fits from independent starts, as a mixture.
 
     `Ensemble(MAP())` is a deep ensemble, computed in one program; `Ensemble(Laplace())` a mixture of Gaussians;
-    `Ensemble(NUTS())` runs `of.chains` chains from each member's mode.
+    `Ensemble(NUTS())` runs `of.chains` chains from each member's mode, and `Ensemble(MCLMC(chains=1))` is a Bayesian
+    deep ensemble.
 
     Args:
         of: the method of a member.
@@ -47,9 +49,11 @@ class Ensemble:
         return list(problem.solve(self._member(), multiply(seeds, self.members)))
 
     def _member(self) -> Method:
-        """A NUTS member starts at its own mode, so that the ensemble visits different ones."""
+        """A member that samples starts at its own mode, so that the ensemble visits different ones."""
         if isinstance(self.of, NUTS) and self.of.start is None:
             return self.of.starting_at(MAP(space="unconstrained"))
+        if isinstance(self.of, MCLMC) and self.of.start is None:
+            return self.of.starting_at(TO_THE_MODE)
         return self.of
 
     def finish(self, problem: Problem, runs: list[Any], index: int) -> MixturePosterior:

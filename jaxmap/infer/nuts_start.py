@@ -165,7 +165,7 @@ class Starter:
     def _automatic(self) -> Beginning:
         """The modes that the chains' own starts climb to; the Gaussian of the best where there is just one."""
         problem = self.problem
-        if problem.num_params > AUTOMATIC_UP_TO or self._is_network():
+        if problem.num_params > AUTOMATIC_UP_TO or self.is_network():
             return self._plain()
         points = problem.solve(MAP(space="unconstrained"), multiply(self.seed, self.chains))
         found = [point for point in points if isinstance(point, Point)]
@@ -183,9 +183,10 @@ class Starter:
     def _matters(self, point: Point, best: Point, gaussian: GaussianPosterior) -> bool:
         """Another maximum than the best one, and not so much lower that it has no weight."""
         far = gaussian.distance(point.z) / np.sqrt(self.problem.num_params) > SAME_MODE
-        return bool(far and _height(point) > _height(best) - RELEVANT and point.info.status is Status.CONVERGED)
+        near = _height(point) > _height(best) - RELEVANT
+        return bool(far) and near and point.info.status is Status.CONVERGED
 
-    def _is_network(self) -> bool:
+    def is_network(self) -> bool:
         """True where outputs are not linear in the parameters: such posteriors have many modes."""
         outputs, data = self.problem.model.outputs, self.problem.data
         return outputs is not None and not is_affine(lambda p: outputs(p, data[0])[0], self.problem.model.start)

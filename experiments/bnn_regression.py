@@ -1,0 +1,189 @@
+"""Can a Bayesian neural network be sampled in the time that its point estimates take, and is it worth it?
+
+Two-headed tanh networks (mean and log scale as functions of x) on the standard splits of UCI regression data, scores in
+the target's own units. Network and prior are fixed beforehand, not tuned: N(0, 1) on every weight, in units that are
+standardised on the training rows, as in `experiments/standard_splits.py`. Every method has this one model; NUTS has
+about as many gradients as MCLMC. CPU seconds are those of fit and prediction, compilation included.
+
+On the first three splits the 8 chains of MCLMC, each from a mode of its own, scored lppd -2.43 (concrete), -0.30
+(energy) and 0.84 (yacht) for 112,000 gradients, about 40 CPU seconds a split. Their predictions do not agree yet: the
+median function-space R-hat was 1.42, 1.19 and 1.13, and the energy error far above the one asked for, so that these are
+draws of an ensemble that is on its way, not of the posterior.
+
+    python -m experiments.bnn_regression                # three splits of three data sets
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import optax
+
+import jaxmap as jm
+from experiments.record import Record, color, command, panels
+from jaxmap.assess.diagnostics import function_rhat
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to run; the defaults are the full experiment."""
+
+    data: str = "../shared/data/uci"
+    sets: tuple[str, ...] = ("concrete", "energy", "yacht")
+    splits: int = 3
+    first: int = 0  # split
+    methods: tuple[str, ...] = ("MLE", "MAP", "Laplace", "Ensemble", "VI", "NUTS", "MCLMC")
+    widths: tuple[int, ...] = (16, 16)
+    chains: int = 8
+    climb: int = 2000  # steps of Adam to a mode
+    warmup: int = 1000
+    draws: int = 500
+    thin: int = 10
+    energy_error: float = 0.002
+    length: float = 10.0  # of 1 and 10, the one whose chains agree better in function space; no target of a test row
+    seed: int = 0
+
+
+TINY = {
+    "sets": ("yacht",),
+    "splits": 1,
+    "methods": ("MAP", "Ensemble", "MCLMC"),
+    "widths": (4,),
+    "chains": 2,
+    "climb": 200,
+    "warmup": 100,
+    "draws": 20,
+    "thin": 2,
+}
+"""What the tests run."""
+
+
+def network(sizes: tuple[int, ...]) -> tuple[Any, Any]:
+    """A tanh network as two pure functions; examples lie along the last axis inside, which is faster on a CPU."""
+    count = len(sizes) - 1
+
+    def init(key: Any) -> Any:
+        keys = jax.random.split(key, count)
+        shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
+        kernels = [jax.random.normal(k, s) / np.sqrt(s[1]) for k, s in zip(keys, shapes, strict=True)]
+        return {f"layer{i}": {"bias": jnp.zeros((len(k), 1)), "kernel": k} for i, k in enumerate(kernels)}
+
+    def apply(params: Any, x: Any) -> Any:
+        h = x.T
+        for i in range(count):
+            layer = params[f"layer{i}"]
+            h = layer["kernel"] @ h + jnp.broadcast_to(layer["bias"], (sizes[i + 1], h.shape[1]))
+            h = jnp.tanh(h) if i < count - 1 else h
+        return h.T
+
+    return init, apply
+
+
+def make_model(train: tuple[Any, Any], widths: tuple[int, ...]) -> jm.Model:
+    """The network with its prior, in raw units."""
+    sizes = (train[0].shape[1], *widths, 2)
+    return jm.supervised(
+        network(sizes), jm.HeteroscedasticGaussian(), jm.Prior(dist.Normal(0.0, 1.0)), scaling=jm.standardize(train)
+    )
+
+
+def make_methods(config: Config) -> dict[str, Any]:
+    """All rows, by name."""
+    adam = optax.adam(optax.cosine_decay_schedule(0.01, config.climb))
+    mode = jm.MAP(adam, steps=config.climb)
+    members = jm.Ensemble(mode, members=config.chains)
+    return {
+        "MLE": jm.MLE(adam, steps=config.climb),
+        "MAP": mode,
+        "Laplace": jm.Laplace(mode, grade=0, force=True),
+        "Ensemble": members,
+        "VI": jm.VI(start=mode, grade=0),
+        "NUTS": jm.NUTS(start=jm.Ensemble(mode, members=4), warmup=200, draws=200, max_tree_depth=7),
+        "MCLMC": jm.MCLMC(
+            start=members,
+            chains=config.chains,
+            warmup=config.warmup,
+            draws=config.draws,
+            thin=config.thin,
+            energy_error=config.energy_error,
+            length=config.length,
+        ),
+    }
+
+
+def run(config: Config) -> Record:
+    """Fit every method on every split, and average."""
+    rows, methods = [], make_methods(config)
+    for name in config.sets:
+        table = np.load(Path(config.data) / f"{name}.npz")
+        cells: dict[str, list[dict[str, float]]] = {method: [] for method in config.methods}
+        for split in range(config.first, config.first + config.splits):
+            train, test = ((table["X"][i], table["y"][i]) for i in (table["train"][split], table["test"][split]))
+            model = make_model(train, config.widths)
+            for method in config.methods:
+                cells[method].append(cell(jax.random.key(config.seed), model, train, test, methods[method]))
+                said = ", ".join(f"{k} {v:.3f}" for k, v in cells[method][-1].items())
+                print(f"{name}, split {split}, {method}: {said}", flush=True)
+        rows += [{"data": name, "method": method, **average(found)} for method, found in cells.items()]
+    notes = (
+        f"{config.splits} splits from number {config.first}; se: standard error of the mean lppd over splits.",
+        "R-hat: median over test points, in function space; CPU s: of fit and prediction, compilation included.",
+    )
+    title = f"Two-headed tanh networks {config.widths} on the standard splits"
+    return Record(title, config, rows, lambda: draw(rows, config), notes)
+
+
+def cell(key: Any, model: jm.Model, train: Any, test: Any, method: Any) -> dict[str, float]:
+    """One method on one split; not a number where it has no answer."""
+    begun = time.process_time()
+    try:
+        posterior = jm.fit(key, model, train, method)
+    except jm.FitError as error:
+        print(error, flush=True)
+        return dict.fromkeys(("lppd", "rmse", "R-hat", "energy error", "gradients", "CPU s"), float("nan"))
+    predictive = jm.predict(key, model, posterior, test[0])
+    scores = jm.score(predictive, test[1])
+    spent = time.process_time() - begun
+    agreement = function_rhat(predictive)
+    return {
+        "lppd": scores["lppd"],
+        "rmse": scores["rmse"],
+        "R-hat": float("nan") if agreement is None else agreement.median,
+        "energy error": posterior.info.diagnostics.get("energy_error", float("nan")),
+        "gradients": posterior.info.num_gradients,
+        "CPU s": spent,
+    }
+
+
+def average(cells: list[dict[str, float]]) -> dict[str, float]:
+    """Means over splits, and the standard error of that of lppd."""
+    lppd = [one["lppd"] for one in cells]
+    error = float(np.std(lppd, ddof=1) / np.sqrt(len(lppd))) if len(lppd) > 1 else float("nan")
+    means = {name: float(np.mean([one[name] for one in cells])) for name in cells[0]}
+    return {"lppd": means.pop("lppd"), "se": error, **means}
+
+
+def draw(rows: list[dict[str, Any]], config: Config) -> Any:
+    """The test lppd of each method over what it cost, a panel for each data set."""
+    figure, axes = panels(*config.sets, height=3.6)
+    for axis, name in zip(axes, config.sets, strict=True):
+        for i, row in enumerate(row for row in rows if row["data"] == name):
+            axis.errorbar(
+                row["CPU s"], row["lppd"], np.nan_to_num(row["se"]), fmt="o", ms=7, color=color(i), label=row["method"]
+            )
+        low = [row["lppd"] for row in rows if row["data"] == name and np.isfinite(row["lppd"])]
+        axis.set(xscale="log", xlabel="CPU seconds", ylabel="test lppd, nats")
+        axis.set_ylim(max(min(low), max(low) - 2.0) - 0.1, max(low) + 0.2)  # a worse method lies below the panel
+    axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+main = command(__doc__, Config, run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""Microcanonical Langevin Monte Carlo by blackjax: the full posterior of networks that NUTS cannot pay for."""
+
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from jaxmap.infer.bootstrap import Bootstrap, Replicates
+from jaxmap.infer.draws import Draws
+from jaxmap.infer.mclmc_chains import MicrocanonicalChains, Mover
+from jaxmap.infer.mclmc_run import Aim, Kept, MicrocanonicalRun
+from jaxmap.infer.nuts import TRANSITIONS, in_users_space, one_of
+from jaxmap.infer.nuts_diagnosis import Diagnosis, diagnose
+from jaxmap.infer.nuts_frame import Frame
+from jaxmap.infer.nuts_start import LONG, Beginning, Candidate, Starter
+from jaxmap.infer.point import MAP, check_counts, describe
+from jaxmap.infer.posteriors import Point, is_posterior
+from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions, multiply, seeds_of
+from jaxmap.model import Density
+from jaxmap.trees import settled, stack
+from jaxmap.types import FitError, Info, Key, Method, Posterior, Seeds, Status
+
+ENERGY_ERROR = 5e-4
+"""Squared energy error of a step per dimension that keeps the bias of variances at a few per cent."""
+
+ACCEPT = 0.9
+"""Acceptance probability of adjusted trajectories."""
+
+FAR = 1000.0
+"""Standard deviations of the energy error beyond which an unadjusted step is taken back."""
+
+TOLERATED = 3.0
+"""How many times as large as asked for the measured energy error may be."""
+
+DEEPEST = 30
+"""There are no trees here; more steps than any trajectory has."""
+
+TO_THE_MODE = MAP(optax.adam(optax.cosine_decay_schedule(0.01, 2000)), steps=2000, space="unconstrained")
+"""How the chain of a network finds its own mode."""
+
+
+@dataclass(frozen=True)
+class MCLMC:
+    """Microcanonical Langevin Monte Carlo (Robnik, De Luca, Silverstein and Seljak, 2023), by blackjax.
+
+    A chain moves at unit speed in a direction u that the gradient of the log density f turns, and that noise forgets
+    over a length L:
+
+        dx = u dt,    du = (I - u u') grad f(x) / (P - 1) dt + noise.
+
+    At constant total energy, x visits places in proportion to exp f. A step costs two gradients and is made whether its
+    energy error is small or not: the draws have a bias, which falls with `energy_error`. With `adjusted` a Metropolis
+    test of trajectories of mean length L removes it (Robnik, Cohn-Gordon and Seljak, 2025), at the price of smaller
+    steps in many dimensions. The warm-up learns coordinates from the draws and gradients of all chains, each around
+    its own mean, and a step size for each chain.
+
+    Args:
+        start: a method or a fitted posterior that tells where to begin; of `jm.Ensemble(..., members=chains)` each
+            chain takes a member. None: networks begin each chain at a mode of its own, by 2000 steps of Adam; other
+            models as `jm.NUTS()` does.
+        chains: independent chains.
+        warmup: transitions per chain, thrown away; None: 2000, adjusted 500.
+        draws: kept draws per chain.
+        thin: transitions per kept draw; None: 10, adjusted 1.
+        adjusted: with a Metropolis test.
+        energy_error: mean squared energy error of an unadjusted step per dimension that the step size is tuned for;
+            None: 0.0005.
+        length: L in units of sqrt(P), in the learned coordinates.
+        target_accept_prob: of adjusted trajectories; None: 0.9.
+    """
+
+    start: Method | Posterior | None = None
+    chains: int = 4
+    warmup: int | None = None
+    draws: int = 1000
+    thin: int | None = None
+    adjusted: bool = False
+    energy_error: float | None = None
+    length: float = 1.0
+    target_accept_prob: float | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(chains=self.chains, warmup=self.warmup, draws=self.draws, thin=self.thin)
+        if self.start is not None and not is_posterior(self.start):
+            check_method(self.start, "`start`")
+        if isinstance(self.start, Bootstrap | Replicates):
+            raise TypeError("Expected a posterior or a method as `start`; got a bootstrap. Use jm.MAP().")
+        if not isinstance(self.adjusted, bool):
+            raise TypeError(f"Expected adjusted to be True or False; got {self.adjusted!r}.")
+        _check_positive("length", self.length)
+        _check_positive("energy_error", self.energy_error)
+        _check_positive("target_accept_prob", self.target_accept_prob)
+        if self.target_accept_prob is not None and self.target_accept_prob >= 1:
+            raise ValueError(f"Expected target_accept_prob between 0 and 1; got {self.target_accept_prob!r}.")
+        if self.adjusted and self.energy_error is not None:
+            raise ValueError("Expected energy_error of unadjusted steps; got adjusted=True. Use target_accept_prob.")
+        if not self.adjusted and self.target_accept_prob is not None:
+            raise ValueError(
+                "Expected target_accept_prob with adjusted=True; without it nothing is refused. Use energy_error."
+            )
+
+    def starting_at(self, start: Method) -> "MCLMC":
+        """The same sampler with a start."""
+        return replace(self, start=start)
+
+    def run(self, problem: Problem, seeds: Seeds) -> "Visited":
+        """Run all chains of all seeds in one program.
+
+        Raises:
+            ImportError: blackjax is not installed.
+            ValueError: a single parameter, in which there are no directions.
+        """
+        if find_spec("blackjax") is None:
+            raise ImportError("jm.MCLMC needs blackjax. Install it with: pip install 'jaxmap[blackjax]'.")
+        if problem.num_params < 2:
+            raise ValueError("Expected at least 2 parameters, for directions to turn; got 1. Use jm.NUTS().")
+        begun = [self._begin(problem, one_of(seeds, k)) for k in range(seeds.count)]
+        watch = Stopwatch()
+        chains = MicrocanonicalChains(Mover(self.adjusted, FAR * float(np.sqrt(self._error))), problem)
+        first = [beginning.candidates[0] for beginning in begun]
+        run = MicrocanonicalRun(chains, self._aim(), first, self._keys(seeds), problem.progress)
+        ended = run.go()
+        return Visited(run, begun, not ended, watch.seconds / seeds.count)
+
+    @property
+    def _error(self) -> float:
+        return self.energy_error or ENERGY_ERROR
+
+    def _aim(self) -> Aim:
+        warmup, thin = (500, 1) if self.adjusted else (2000, 10)
+        return Aim(
+            warmup=self.warmup or warmup,
+            draws=self.draws,
+            thin=self.thin or thin,
+            length=self.length,
+            energy_error=None if self.adjusted else self._error,
+            accept=self.target_accept_prob or ACCEPT,
+        )
+
+    def _begin(self, problem: Problem, seed: Seeds) -> Beginning:
+        """Where the chains of one seed begin: as those of NUTS, but of a network each at a mode of its own."""
+        starter = Starter(problem, seed, self.chains)
+        if self.start is not None or not (problem.model.restartable and starter.is_network()):
+            return starter.begin(self.start)
+        points = problem.solve(TO_THE_MODE, multiply(seed, self.chains))
+        found = [point for point in points if isinstance(point, Point)]
+        if not found:
+            return starter.begin(None).after(0.0, 0.0, "Started without a mode: every climb diverged.")
+        z = np.stack([np.asarray(ravel_pytree(found[c % len(found)].z)[0]) for c in range(self.chains)])
+        plain = Frame(np.zeros(problem.num_params), np.ones(problem.num_params))
+        notes = (
+            ("Each chain began at a mode of its own.",)
+            if len(found) == self.chains
+            else (f"{len(found)} of {self.chains} climbs found a mode; the chains begin at them in turn.",)
+        )
+        spent = sum(p.info.num_gradients for p in found), sum(p.info.seconds for p in found)
+        return Beginning((Candidate("at modes", plain, z.astype(np.float64), LONG),), *spent, notes)
+
+    def _keys(self, seeds: Seeds) -> Key:
+        """The keys of all transitions, (seeds, chains)."""
+        keys = stack([seeds_of(key, self.chains).keys for key in seeds.keys])
+        return jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(0, None)), in_axes=(0, None))(keys, TRANSITIONS)
+
+    def finish(self, problem: Problem, runs: "Visited", index: int) -> Draws:
+        """Collect the chains of one seed and diagnose them.
+
+        Raises:
+            FitError: interrupted before the first draw.
+        """
+        stand, begun = runs.run.stand, runs.begun[index]
+        if not stand.kept:
+            raise FitError("MCLMC was interrupted during its warm-up, before the first draw.")
+        kept = Kept(*(np.concatenate(parts, axis=2)[index] for parts in zip(*stand.kept, strict=True)))
+        params = in_users_space(problem, kept.z)
+        found = self._diagnosis(problem, params, kept)
+        aim = runs.run.aim
+        info = Info(
+            status=Status.INTERRUPTED if runs.interrupted else found.status,
+            method=describe(self),
+            solver=f"blackjax {'adjusted ' if self.adjusted else ''}MCLMC, {aim.warmup} warm-up transitions",
+            target=f"draws from the {Density(problem.model).target}",
+            num_gradients=float(kept.steps.sum()) + float(stand.spent[index]) + begun.gradients,
+            seconds=runs.seconds + begun.seconds,
+            notes=(*begun.notes, *found.notes),
+            diagnostics=found.numbers | {"warmup": float(aim.warmup), "thin": float(aim.thin)},
+            versions=library_versions(),
+        )
+        return Draws(settled(params), info, kept.log_density)
+
+    def _diagnosis(self, problem: Problem, params: Any, kept: Kept) -> Diagnosis:
+        """As of NUTS, without what only trees and momenta have, and with the energy error of unadjusted steps."""
+        refused = kept.failed if self.adjusted else np.zeros_like(kept.failed)
+        still = np.zeros(kept.failed.shape)  # microcanonical chains keep their energy: there is no E-BFMI
+        found = diagnose(problem, params, kept.z, _Transitions(kept.steps, refused, kept.accept, still), DEEPEST)
+        numbers = {k: v for k, v in found.numbers.items() if k not in ("bfmi_min", "deepest_trees")}
+        if self.adjusted:
+            return found._replace(numbers=numbers)
+        error, failed = float(np.mean(kept.error, dtype=np.float64)), float(kept.failed.sum())
+        del numbers["accept_prob"]
+        numbers |= {"divergences": failed, "energy_error": error}
+        sound = error <= TOLERATED * self._error
+        status = found.status if sound and not failed else Status.STEPS_EXHAUSTED
+        return Diagnosis(numbers, status, (*_bias(error, self._error, failed), *found.notes))
+
+
+class Visited(NamedTuple):
+    """What `run` leaves for `finish`."""
+
+    run: MicrocanonicalRun
+    begun: list[Beginning]
+    interrupted: bool
+    seconds: float
+
+
+class _Transitions(NamedTuple):
+    """What `diagnose` reads of transitions."""
+
+    steps: np.ndarray
+    diverging: np.ndarray
+    accept: np.ndarray
+    energy: np.ndarray
+
+
+def _bias(error: float, asked: float, failed: float) -> tuple[str, ...]:
+    """What a reader must know of unadjusted draws."""
+    said = [
+        f"Unadjusted draws have a bias that falls with the energy error per dimension, here {error:.2g} (asked for: "
+        f"{asked:.2g}). Halve energy_error, or set adjusted=True, to see how large it is."
+    ]
+    if failed:
+        said.append(f"{failed:.0f} steps were taken back: their energy error was beyond {FAR:.0f} standard deviations.")
+    return tuple(said)
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    """Refuse numbers that are not positive and finite (None passes).
+
+    Raises:
+        ValueError: in words.
+    """
+    if value is None:
+        return
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not 0 < value < np.inf:
+        raise ValueError(f"Expected {name} to be a positive number; got {value!r}.")
