@@ -167,7 +167,10 @@ class Starter:
         problem = self.problem
         if problem.num_params > AUTOMATIC_UP_TO or self.is_network():
             return self._plain()
-        points = problem.solve(MAP(space="unconstrained"), multiply(self.seed, self.chains))
+        try:
+            points = problem.solve(MAP(space="unconstrained"), multiply(self.seed, self.chains))
+        except (TypeError, ValueError) as error:  # a density of which no mode is to be had, such as an L1 hierarchy
+            return self._plain().after(0.0, 0.0, f"Started without curvature: {error}")
         found = [point for point in points if isinstance(point, Point)]
         spent = sum(p.info.num_gradients for p in found), sum(p.info.seconds for p in found)
         good = sorted((p for p in found if p.info.status in SOUND), key=_height, reverse=True)

@@ -133,7 +133,7 @@ def test_the_summary_of_a_gaussian_is_that_of_its_marginals(fit):
 
 def test_the_summary_of_chains_has_their_diagnostics(chains):
     summary = chains.summary()
-    assert list(summary.rows[0]) == ["parameter", "mean", "sd", "0.025", "0.975", "mcse", "ess", "rhat"]
+    assert list(summary.rows[0]) == ["parameter", "mean", "sd", "0.025", "0.975", "mcse", "ess", "ess tail", "rhat"]
     assert len(summary.rows) == 6
     pooled = flat(jax.tree.map(lambda leaf: np.asarray(leaf).mean((0, 1)), chains.draws))
     np.testing.assert_allclose([row["mean"] for row in summary.rows], pooled)
