@@ -11,7 +11,7 @@ import pytest
 import jaxmap as jm
 from jaxmap import Status
 from jaxmap.infer.pathfinder_walk import Gaussian, Pairs, even_noise, joined
-from tests import posteriordb
+from experiments import posteriordb
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
