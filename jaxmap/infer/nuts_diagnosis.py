@@ -8,12 +8,22 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 
 from jaxmap.infer.problem import Problem
+from jaxmap.optimize.certificate import coordinate_paths
 from jaxmap.statistics import ess_bulk, ess_tail, rhat
 from jaxmap.types import Status
 
 GOOD_RHAT = 1.01
 GOOD_ESS_PER_CHAIN = 100
 GOOD_BFMI = 0.3
+
+TAIL = 0.05
+"""The share of draws at either end of a coordinate that is looked at by itself."""
+
+REFUSED_MORE = 3.0
+"""How much more often transitions may be refused there than elsewhere."""
+
+TAILED_FROM = 400
+"""Draws from which the ends are looked at."""
 
 NETWORK_POINTS = 100
 """Training inputs on which function-space R-hat is computed."""
@@ -58,10 +68,43 @@ def diagnose(problem: Problem, params: Any, kept: np.ndarray, drawn: Any, depth:
         f"{where}ess_min": float(np.min(bulk)),
         f"{where}ess_tail_min": float(np.min(tail)),
     }
+    found["refused_in_tail"], tail_note = refused_in_tail(problem, kept, drawn.accept, network)
     enough = GOOD_ESS_PER_CHAIN * kept.shape[0]
     good = np.max(ratios) < GOOD_RHAT and min(np.min(bulk), np.min(tail)) > enough and found["bfmi_min"] > GOOD_BFMI
-    status = Status.CONVERGED if good and found["divergences"] == 0 else Status.STEPS_EXHAUSTED
-    return Diagnosis(found, status, tuple(note for note in (*_doubts(found), apart(watched)) if note))
+    good = good and found["divergences"] == 0 and not tail_note
+    said = (*_doubts(found), tail_note, apart(watched))
+    return Diagnosis(found, Status.CONVERGED if good else Status.STEPS_EXHAUSTED, tuple(note for note in said if note))
+
+
+def refused_in_tail(problem: Problem, kept: np.ndarray, accept: np.ndarray, network: bool) -> tuple[float, str]:
+    """How much more often transitions are refused from an end of a coordinate than from elsewhere, and what it means.
+
+    A funnel's neck wants smaller steps than the rest: the chains are turned away from it, without divergences, and all
+    of them alike, so that R-hat is good and the tail is missing. For each coordinate the draws in its lowest and highest
+    5 % are looked at; the largest ratio of mean (1 - acceptance) there to that of all counts.
+
+    Args:
+        problem: model and data.
+        kept: unconstrained draws, (chains, draws, P).
+        accept: acceptance probability of the transition to each, (chains, draws).
+        network: weights of a network are not looked at: 1.
+    """
+    if network or accept.size < TAILED_FROM:
+        return 1.0, ""
+    refused = 1.0 - np.asarray(accept[:, 1:], np.float64).ravel()
+    at = kept[:, :-1].reshape(len(refused), -1)
+    low, high = np.quantile(at, [TAIL, 1 - TAIL], axis=0)
+    means = np.stack([np.average(refused[:, None] * end, axis=0) / end.mean(axis=0) for end in (at <= low, at >= high)])
+    ratios = means / max(refused.mean(), 1e-3)
+    end, worst = np.unravel_index(np.argmax(ratios), ratios.shape)
+    ratio = float(ratios[end, worst])
+    if ratio <= REFUSED_MORE:
+        return ratio, ""
+    name = coordinate_paths(problem.model.start_unconstrained(problem.dtype))[worst]
+    return ratio, (
+        f"Transitions are refused {ratio:.1f} times as often where {name} is {('low', 'high')[end]}est: the chains may "
+        "not reach farther there. Write the model in other coordinates, or raise target_accept_prob."
+    )
 
 
 def _doubts(found: dict[str, float]) -> list[str]:

@@ -26,9 +26,9 @@ def gaussian(covariance, mean=0.0):
     return jm.from_log_density(lambda t: -0.5 * (t - mean) @ precision @ (t - mean), init=np.zeros(len(covariance)))
 
 
-def scaled(size, condition):
+def scaled(size, condition, rng=RNG):
     """A covariance with sds over some decades and correlations."""
-    root = RNG.normal(size=(size, size)) * np.geomspace(1.0, condition, size)[:, None]
+    root = rng.normal(size=(size, size)) * np.geomspace(1.0, condition, size)[:, None]
     return root @ root.T
 
 
@@ -49,9 +49,10 @@ def test_a_frame_and_its_inverse(size, dense):
 @pytest.mark.parametrize("size", [1, 2, 6])
 def test_the_covariance_of_a_gaussian_is_learned_exactly_from_any_draws(size):
     """Draws that are not its own, in a frame that is not the unit one: the gradients tell."""
-    covariance, mean = scaled(size, 30.0), RNG.normal(size=size)
-    frame = Frame(RNG.normal(size=size), RNG.normal(size=(size, size)) + 2 * np.eye(size))
-    x = RNG.exponential(size=(5 * size + 3, size))
+    rng = np.random.default_rng(size)
+    covariance, mean = scaled(size, 30.0, rng), rng.normal(size=size)
+    frame = Frame(rng.normal(size=size), 0.3 * rng.normal(size=(size, size)) + 2 * np.eye(size))
+    x = rng.exponential(size=(5 * size + 3, size))
     z = frame.mean + x @ frame.root.T
     slopes = -np.linalg.solve(covariance, (z - mean).T).T @ frame.root
     found = learn_frame(frame, x, slopes)
@@ -95,6 +96,32 @@ def test_chains_that_do_not_overlap_are_told_apart():
     assert apart(values) == ""
     values[[1, 3], :, 2] += 10.0
     assert "2 places that do not overlap (0 2; 1 3)" in apart(values)
+
+
+def funnel():
+    """Six effects as they are, with a log-normal spread that wants small steps where it is small."""
+
+    def log_prior(p):
+        effects = dist.Normal(0.0, jnp.exp(p["log_tau"])).log_prob(p["effect"])
+        return jnp.sum(effects) + dist.Normal(1.0, 1.0).log_prob(p["log_tau"])
+
+    return jm.Model(
+        log_likelihood=lambda p, y: dist.Normal(p["effect"], 5.0).log_prob(y),
+        log_prior=log_prior,
+        init={"log_tau": np.array(1.0), "effect": np.zeros(6)},
+    )
+
+
+def test_a_neck_that_turns_the_chains_away_is_named():
+    found = jm.fit(KEY, funnel(), RNG.normal(size=6), jm.NUTS(draws=400))
+    assert found.info.status is Status.STEPS_EXHAUSTED
+    assert any("log_tau is lowest" in note or "diverged" in note for note in found.info.notes)
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_no_end_of_a_gaussian_is_shunned(seed):
+    found = jm.fit(jax.random.key(seed), gaussian(scaled(4, 10.0)), None, jm.NUTS(draws=400))
+    assert found.info.diagnostics["refused_in_tail"] < 2.0
 
 
 def test_chains_in_two_modes_say_so():
@@ -149,6 +176,7 @@ def test_an_axis_along_which_the_density_bends_is_measured():
     np.testing.assert_allclose(z[:, 1].std(), 0.5779, atol=0.05)  # sqrt(Gamma(1/2) / Gamma(1/6))
 
 
+@pytest.mark.slow
 def test_where_there_is_no_mode_the_chains_begin_without():
     model = jm.from_log_density(
         lambda t: (
@@ -160,6 +188,7 @@ def test_where_there_is_no_mode_the_chains_begin_without():
     assert found.shape == (4, 50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start", [jm.MAP(), jm.Laplace(), jm.VI(), jm.Ensemble(members=2), jm.Ensemble(jm.Laplace(), members=2)]
 )
@@ -241,6 +270,7 @@ def test_a_finished_run_is_read_and_may_go_on(model, whole, tmp_path):
     np.testing.assert_array_equal(fewer.draws, whole.draws)
 
 
+@pytest.mark.slow
 def test_a_run_in_an_ensemble_goes_on(model, tmp_path):
     method = jm.Ensemble(jm.NUTS(chains=2, warmup=40, draws=20), members=2)
     first = jm.fit(KEY, model, None, method, folder=tmp_path)

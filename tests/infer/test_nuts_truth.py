@@ -71,7 +71,7 @@ def test_published_moments(reference_data, name):
 HEAVY = {("stochastic_volatility_sp500_returns_100", "mean_log_volatility")}
 """Quantities whose published sd is itself uncertain: two long runs of the publisher's own differ."""
 
-HARD = {"stochastic_volatility_sp500_returns_100"}
+HARD = {"stochastic_volatility_sp500_returns_100", "eight_schools_lognormal_scale"}
 """May say that it has not converged."""
 
 
@@ -198,14 +198,15 @@ def test_killed_at_random_moments_it_ends_with_the_same_draws(tmp_path):
 
     def begin(folder, name):
         command = [sys.executable, str(script), str(folder), str(tmp_path / name)]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        with process.stdout:
+            assert process.stdout.readline() == "sampling\n"
+        return process
 
-    undisturbed = begin("-", "undisturbed.npy")
-    assert undisturbed.wait() == 0
+    assert begin("-", "undisturbed.npy").wait() == 0
     rng, kills = np.random.default_rng(0), 0
     while kills < 20:
         process = begin(tmp_path / "run", "killed.npy")
-        assert process.stdout.readline() == "sampling\n"
         try:
             process.wait(timeout=rng.uniform(0.5, 5.0))
             break

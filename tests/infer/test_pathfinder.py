@@ -9,9 +9,9 @@ import numpyro.distributions as dist
 import pytest
 
 import jaxmap as jm
+from experiments import posteriordb
 from jaxmap import Status
 from jaxmap.infer.pathfinder_walk import Gaussian, Pairs, even_noise, joined
-from experiments import posteriordb
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
