@@ -80,8 +80,8 @@ def refused_in_tail(problem: Problem, kept: np.ndarray, accept: np.ndarray, netw
     """How much more often transitions are refused from an end of a coordinate than from elsewhere, and what it means.
 
     A funnel's neck wants smaller steps than the rest: the chains are turned away from it, without divergences, and all
-    of them alike, so that R-hat is good and the tail is missing. For each coordinate the draws in its lowest and highest
-    5 % are looked at; the largest ratio of mean (1 - acceptance) there to that of all counts.
+    of them alike, so that R-hat is good and the tail is missing. For each coordinate the outer 5 % of the draws on each
+    side are looked at; the largest ratio of mean (1 - acceptance) there to that of all counts.
 
     Args:
         problem: model and data.
