@@ -1,6 +1,6 @@
 """Curvature: second derivatives of a log density, and what a Gaussian can be made of."""
 
-from jaxmap.curvature.examples import map_over_examples, sum_over_examples
+from jaxmap.curvature.examples import examples_at_a_time, map_over_examples, sum_over_examples
 from jaxmap.curvature.hessian import hessian
 from jaxmap.curvature.ggn import ggn
 from jaxmap.curvature.affine import is_affine
@@ -46,6 +46,7 @@ __all__ = [
     "View",
     "assembled",
     "diagonal_precision",
+    "examples_at_a_time",
     "factorize",
     "find_layers",
     "gauss_newton",

@@ -1,5 +1,6 @@
 """Sums over examples in bounded memory, shared out over a mesh where there is one."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,47 @@ def sum_over_examples(function: Callable[[Data, Float[Array, " chunk"]], Any], d
     spread = PartitionSpec(AXIS)
     shared = jax.shard_map(share, in_specs=(spread, spread), out_specs=PartitionSpec(), check_vma=False)
     return shared(data, counted)
+
+
+NUMBERS = 2**24
+"""Numbers that a program over a chunk of examples may make at a time."""
+
+FEW = 256
+"""Examples that are never shared out."""
+
+
+def examples_at_a_time(function: Callable[[Data], Any], data: Data) -> int:
+    """How many examples a program may be given at once so that what it computes stays in bounded memory.
+
+    Its results are counted, step by step, for one and for two examples: what is made once for all does not matter.
+
+    Args:
+        function: batch -> anything; traced, not run.
+        data: pytree with leading axis n, possibly traced.
+
+    Returns:
+        chunk: between 1 and n; n where that is small, or where the function takes no other number of examples.
+    """
+    n = num_examples(data)
+    if n <= FEW:
+        return n
+    try:
+        one, two = (
+            _numbers(jax.make_jaxpr(function)(take_examples(data, jnp.zeros(count, int))).jaxpr) for count in (1, 2)
+        )
+    except (TypeError, ValueError):
+        return n
+    return max(1, min(n, NUMBERS // max(1, two - one)))
+
+
+def _numbers(program: Any) -> int:
+    """How many numbers the steps of a program make, those of programs inside it included."""
+    total = 0
+    for step in program.eqns:
+        total += sum(math.prod(v.aval.shape) for v in step.outvars)
+        inside = [getattr(p, "jaxpr", p) for p in jax.tree.leaves(step.params, is_leaf=lambda p: hasattr(p, "eqns"))]
+        total += sum(_numbers(p) for p in inside if hasattr(p, "eqns"))
+    return total
 
 
 AXIS = "data"

@@ -36,9 +36,13 @@ from jaxmap.infer.nuts_run import Run
 from jaxmap.infer.nuts_journal import Journal
 from jaxmap.infer.nuts_diagnosis import bfmi, diagnose
 from jaxmap.infer.nuts import NUTS
+from jaxmap.infer.own_modes import begin_at_own_modes
 from jaxmap.infer.mclmc_chains import MicrocanonicalChains
 from jaxmap.infer.mclmc_run import MicrocanonicalRun
 from jaxmap.infer.mclmc import MCLMC
+from jaxmap.infer.sghmc_chains import StochasticChains
+from jaxmap.infer.sghmc_scales import measure
+from jaxmap.infer.sghmc import SGHMC
 from jaxmap.infer.ensemble import Ensemble
 from jaxmap.infer.fit import fit, fit_problem
 
@@ -47,6 +51,7 @@ __all__ = [
     "MCLMC",
     "MLE",
     "NUTS",
+    "SGHMC",
     "VI",
     "Bootstrap",
     "Draws",

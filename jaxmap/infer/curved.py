@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxmap.curvature import View, ggn, hessian, negative_hessian, sum_over_examples
+from jaxmap.curvature import View, examples_at_a_time, ggn, hessian, negative_hessian, sum_over_examples
 from jaxmap.infer.problem import Problem
-from jaxmap.model import Density
+from jaxmap.model import Density, weighted_sum
 from jaxmap.optimize.certificate import EXAMPLES_AT_A_TIME, coordinate_paths
 from jaxmap.trees import in_double, signature
 from jaxmap.types import Data
@@ -63,7 +63,13 @@ class Curved:
         view = self.view
 
         def evaluate(z: Any, data: Data) -> Any:
-            return jax.value_and_grad(lambda m: view.density(view.into(z, m), data))(view.of(z))
+            def part(batch: Data, weights: Any) -> Any:
+                return jax.value_and_grad(lambda m: weighted_sum(weights, likelihoods(m, batch)))(view.of(z))
+
+            likelihoods = view.log_likelihoods(z)
+            chunk = examples_at_a_time(lambda batch: likelihoods(view.of(z), batch), data)
+            of_prior = jax.value_and_grad(view.log_prior(z))(view.of(z))
+            return jax.tree.map(jnp.add, of_prior, sum_over_examples(part, data, chunk))
 
         value, gradient = self.run("value", evaluate)
         flat = [np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(gradient)]

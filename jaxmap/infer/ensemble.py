@@ -9,11 +9,13 @@ import numpy as np
 from jaxmap.infer.bootstrap import Bootstrap
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.gaussian import GaussianPosterior
-from jaxmap.infer.mclmc import MCLMC, TO_THE_MODE
+from jaxmap.infer.mclmc import MCLMC
 from jaxmap.infer.mixture import MixturePosterior, distinct
 from jaxmap.infer.nuts import NUTS
+from jaxmap.infer.own_modes import TO_THE_MODE
 from jaxmap.infer.point import MAP, check_counts, describe
 from jaxmap.infer.problem import Problem, check_method, library_versions, multiply
+from jaxmap.infer.sghmc import SGHMC
 from jaxmap.types import FitError, Info, Method, Seeds, Status
 
 
@@ -52,7 +54,7 @@ class Ensemble:
         """A member that samples starts at its own mode, so that the ensemble visits different ones."""
         if isinstance(self.of, NUTS) and self.of.start is None:
             return self.of.starting_at(MAP(space="unconstrained"))
-        if isinstance(self.of, MCLMC) and self.of.start is None:
+        if isinstance(self.of, MCLMC | SGHMC) and self.of.start is None:
             return self.of.starting_at(TO_THE_MODE)
         return self.of
 

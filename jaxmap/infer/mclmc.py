@@ -6,20 +6,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
-from jax.flatten_util import ravel_pytree
 
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.mclmc_chains import MicrocanonicalChains, Mover
 from jaxmap.infer.mclmc_run import Aim, Kept, MicrocanonicalRun
 from jaxmap.infer.nuts import TRANSITIONS, in_users_space, one_of
-from jaxmap.infer.nuts_diagnosis import Diagnosis, diagnose
-from jaxmap.infer.nuts_frame import Frame
-from jaxmap.infer.nuts_start import LONG, Beginning, Candidate, Starter
-from jaxmap.infer.point import MAP, check_counts, describe
-from jaxmap.infer.posteriors import Point, is_posterior
-from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions, multiply, seeds_of
+from jaxmap.infer.nuts_diagnosis import Diagnosis, Moves, diagnose
+from jaxmap.infer.nuts_start import Beginning, Starter
+from jaxmap.infer.own_modes import begin_at_own_modes
+from jaxmap.infer.point import check_counts, describe
+from jaxmap.infer.posteriors import is_posterior
+from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions, seeds_of
 from jaxmap.model import Density
 from jaxmap.trees import settled, stack
 from jaxmap.types import FitError, Info, Key, Method, Posterior, Seeds, Status
@@ -38,9 +36,6 @@ TOLERATED = 3.0
 
 DEEPEST = 30
 """There are no trees here; more steps than any trajectory has."""
-
-TO_THE_MODE = MAP(optax.adam(optax.cosine_decay_schedule(0.01, 2000)), steps=2000, space="unconstrained")
-"""How the chain of a network finds its own mode."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +86,9 @@ class MCLMC:
             raise TypeError("Expected a posterior or a method as `start`; got a bootstrap. Use jm.MAP().")
         if not isinstance(self.adjusted, bool):
             raise TypeError(f"Expected adjusted to be True or False; got {self.adjusted!r}.")
-        _check_positive("length", self.length)
-        _check_positive("energy_error", self.energy_error)
-        _check_positive("target_accept_prob", self.target_accept_prob)
+        check_positive("length", self.length)
+        check_positive("energy_error", self.energy_error)
+        check_positive("target_accept_prob", self.target_accept_prob)
         if self.target_accept_prob is not None and self.target_accept_prob >= 1:
             raise ValueError(f"Expected target_accept_prob between 0 and 1; got {self.target_accept_prob!r}.")
         if self.adjusted and self.energy_error is not None:
@@ -146,19 +141,7 @@ class MCLMC:
         starter = Starter(problem, seed, self.chains)
         if self.start is not None or not (problem.model.restartable and starter.is_network()):
             return starter.begin(self.start)
-        points = problem.solve(TO_THE_MODE, multiply(seed, self.chains))
-        found = [point for point in points if isinstance(point, Point)]
-        if not found:
-            return starter.begin(None).after(0.0, 0.0, "Started without a mode: every climb diverged.")
-        z = np.stack([np.asarray(ravel_pytree(found[c % len(found)].z)[0]) for c in range(self.chains)])
-        plain = Frame(np.zeros(problem.num_params), np.ones(problem.num_params))
-        notes = (
-            ("Each chain began at a mode of its own.",)
-            if len(found) == self.chains
-            else (f"{len(found)} of {self.chains} climbs found a mode; the chains begin at them in turn.",)
-        )
-        spent = sum(p.info.num_gradients for p in found), sum(p.info.seconds for p in found)
-        return Beginning((Candidate("at modes", plain, z.astype(np.float64), LONG),), *spent, notes)
+        return begin_at_own_modes(starter)
 
     def _keys(self, seeds: Seeds) -> Key:
         """The keys of all transitions, (seeds, chains)."""
@@ -195,7 +178,7 @@ class MCLMC:
         """As of NUTS, without what only trees and momenta have, and with the energy error of unadjusted steps."""
         refused = kept.failed if self.adjusted else np.zeros_like(kept.failed)
         still = np.zeros(kept.failed.shape)  # microcanonical chains keep their energy: there is no E-BFMI
-        found = diagnose(problem, params, kept.z, _Transitions(kept.steps, refused, kept.accept, still), DEEPEST)
+        found = diagnose(problem, params, kept.z, Moves(kept.steps, refused, kept.accept, still), DEEPEST)
         numbers = {k: v for k, v in found.numbers.items() if k not in ("bfmi_min", "deepest_trees")}
         if self.adjusted:
             return found._replace(numbers=numbers)
@@ -216,15 +199,6 @@ class Visited(NamedTuple):
     seconds: float
 
 
-class _Transitions(NamedTuple):
-    """What `diagnose` reads of transitions."""
-
-    steps: np.ndarray
-    diverging: np.ndarray
-    accept: np.ndarray
-    energy: np.ndarray
-
-
 def _bias(error: float, asked: float, failed: float) -> tuple[str, ...]:
     """What a reader must know of unadjusted draws."""
     said = [
@@ -236,7 +210,7 @@ def _bias(error: float, asked: float, failed: float) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _check_positive(name: str, value: float | None) -> None:
+def check_positive(name: str, value: float | None) -> None:
     """Refuse numbers that are not positive and finite (None passes).
 
     Raises:

@@ -124,7 +124,7 @@ class MicrocanonicalChains:
         return states
 
 
-def _over_chains(function: Callable[..., Any]) -> Callable[..., Any]:
+def over_chains(function: Callable[..., Any]) -> Callable[..., Any]:
     """Vectorise over a leading axis; on a CPU one after the other, in the same program.
 
     There, the matrices of one network stay in the cache, and no chain waits for the longest trajectory of another.
@@ -144,9 +144,9 @@ def _programs(mover: Mover, problem: Problem) -> tuple[Any, Any]:
 
     def begin(positions: Any, frames: Frame, keys: Key, data: Any) -> ChainStates:
         def of_seed(positions: Any, frame: Frame, keys: Key) -> Any:
-            return _over_chains(lambda z, key: begin_one(z, density(frame, data), key))(positions, keys)
+            return over_chains(lambda z, key: begin_one(z, density(frame, data), key))(positions, keys)
 
-        inner = _over_chains(of_seed)(positions, frames, keys)
+        inner = over_chains(of_seed)(positions, frames, keys)
         return ChainStates(inner, keys, jnp.zeros(keys.shape, jnp.int32))
 
     def travel(states: ChainStates, pace: Pace, frame: Frame, data: Any, count: Any, thin: Any) -> Any:
@@ -170,9 +170,9 @@ def _programs(mover: Mover, problem: Problem) -> tuple[Any, Any]:
 
     def advance(states: ChainStates, frames: Frame, pace: Pace, data: Any, count: Any, thin: Any) -> Any:
         def of_seed(states: ChainStates, pace: Pace, frame: Frame) -> Any:
-            return _over_chains(lambda s, p: travel(s, p, frame, data, count, thin))(states, pace)
+            return over_chains(lambda s, p: travel(s, p, frame, data, count, thin))(states, pace)
 
-        return _over_chains(of_seed)(states, pace, frames)
+        return over_chains(of_seed)(states, pace, frames)
 
     return jax.jit(begin), jax.jit(advance)
 

@@ -37,6 +37,22 @@ class Diagnosis(NamedTuple):
     notes: tuple[str, ...]
 
 
+class Moves(NamedTuple):
+    """What is known of the transitions to each draw, (chains, draws).
+
+    Attributes:
+        steps: gradients.
+        diverging: true where the energy was lost.
+        accept: acceptance probability.
+        energy: total.
+    """
+
+    steps: np.ndarray
+    diverging: np.ndarray
+    accept: np.ndarray
+    energy: np.ndarray
+
+
 def diagnose(problem: Problem, params: Any, kept: np.ndarray, drawn: Any, depth: int) -> Diagnosis:
     """Acceptance, divergences, energy, and R-hat: of parameters for classical models, of predictions for networks.
 
@@ -63,7 +79,7 @@ def diagnose(problem: Problem, params: Any, kept: np.ndarray, drawn: Any, depth:
     found |= {
         f"{where}rhat_max": float(np.max(ratios)),
         f"{where}rhat_median": float(np.median(ratios)),
-        f"{where}rhat_95": float(np.quantile(ratios, 0.95)),
+        f"{where}rhat_95": float(np.quantile(ratios, 0.95, method="higher")),  # also of infinite ones
         f"{where}rhat_below_1.1": float(np.mean(ratios < 1.1)),
         f"{where}ess_min": float(np.min(bulk)),
         f"{where}ess_tail_min": float(np.min(tail)),

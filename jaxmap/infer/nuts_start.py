@@ -139,7 +139,7 @@ class Starter:
             mode = self.problem.solve(getattr(start, "at", None) or start, self.seed)[0]
             note = f"Started without curvature: {found}"
             if isinstance(mode, FitError):
-                return self._plain().after(0.0, 0.0, note, f"Started without a mode: {mode}")
+                return self.begin_plain().after(0.0, 0.0, note, f"Started without a mode: {mode}")
             return self._from(mode).after(0.0, 0.0, note)
         return self._from(found)
 
@@ -154,7 +154,8 @@ class Starter:
             return Beginning((self._at(self._draws(found)),)).after(*spent, note)
         return Beginning((self._at(self._draws(found)),)).after(*spent)
 
-    def _plain(self) -> Beginning:
+    def begin_plain(self) -> Beginning:
+        """Where chains begin of which nothing is known."""
         z = self.problem.starts(multiply(self.seed, self.chains))
         return Beginning((self._at(np.asarray(jax.vmap(lambda v: ravel_pytree(v)[0])(z), np.float64)),))
 
@@ -166,19 +167,19 @@ class Starter:
         """The modes that the chains' own starts climb to; the Gaussian of the best where there is just one."""
         problem = self.problem
         if problem.num_params > AUTOMATIC_UP_TO or self.is_network():
-            return self._plain()
+            return self.begin_plain()
         try:
             points = problem.solve(MAP(space="unconstrained"), multiply(self.seed, self.chains))
         except (TypeError, ValueError) as error:  # a density of which no mode is to be had, such as an L1 hierarchy
-            return self._plain().after(0.0, 0.0, f"Started without curvature: {error}")
+            return self.begin_plain().after(0.0, 0.0, f"Started without curvature: {error}")
         found = [point for point in points if isinstance(point, Point)]
         spent = sum(p.info.num_gradients for p in found), sum(p.info.seconds for p in found)
         good = sorted((p for p in found if p.info.status in SOUND), key=_height, reverse=True)
         if not good:
-            return self._plain().after(*spent, "Started without curvature: no maximum was found.")
+            return self.begin_plain().after(*spent, "Started without curvature: no maximum was found.")
         gaussian = problem.solve(Laplace(good[0]), self.seed)[0]
         if not isinstance(gaussian, GaussianPosterior):
-            return self._plain().after(*spent, f"Started without curvature: {gaussian}")
+            return self.begin_plain().after(*spent, f"Started without curvature: {gaussian}")
         others = [p for p in good[1:] if self._matters(p, good[0], gaussian)]
         begun = self._at_modes([good[0], *others]) if others else self._gaussian(gaussian)
         return begun.after(spent[0] + gaussian.info.num_gradients - good[0].info.num_gradients, spent[1])
@@ -210,7 +211,7 @@ class Starter:
         target = LONG_STEPS if trusted else ROBUST
         whitened = Candidate("whitened by the Gaussian", Frame(mean, root), z, warmup, target)
         stretched = Candidate("stretched by the Gaussian's standard deviations", Frame(mean, np.diag(sd)), z, MIDDLE)
-        plain = self._plain()
+        plain = self.begin_plain()
         return Beginning((whitened, stretched, *plain.candidates)).after(cost, watch.seconds, *notes)
 
     def _profiled(self, mean: np.ndarray, root: np.ndarray) -> tuple[np.ndarray, str, float]:

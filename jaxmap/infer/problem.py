@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import errors
 
+from jaxmap.curvature import examples_at_a_time, map_over_examples
 from jaxmap.data import check_data, fingerprint, num_examples
 from jaxmap.model import Model
 from jaxmap.trees import cast_floats, check_key, float_dtype, named_leaves, precision_scope, signature, stack, take
@@ -210,8 +211,11 @@ class Problem:
         }
 
     def _likelihoods(self, params: Any) -> Any:
-        program = self.model.programs.setdefault("likelihoods", jax.jit(self.model.log_likelihood))
-        return program(params, self.data)
+        def values(params: Any, data: Data) -> Any:
+            each = functools.partial(self.model.log_likelihood, params)
+            return map_over_examples(each, data, examples_at_a_time(each, data))
+
+        return self.model.programs.setdefault("likelihoods", jax.jit(values))(params, self.data)
 
     def _check_target(self, params: Any) -> None:
         def inside(params: Any, x: Any, y: Any) -> Any:

@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxmap.curvature import (
     SingularCurvatureError,
+    examples_at_a_time,
     ggn,
     is_concave,
     negative_hessian,
@@ -54,9 +55,6 @@ EXAMPLES_AT_A_TIME = 16384
 
 STRICTLY = 1 - 1e-6
 """A kink holds a coordinate whose gradient is smaller than its weight; at equality the curvature decides."""
-
-NUMBERS_AT_A_TIME = 2**24
-"""Examples x parameters that are summed in one piece."""
 
 
 class Slope(NamedTuple):
@@ -374,8 +372,7 @@ def _likelihood_slope(density: Density, z: Any, data: Data) -> tuple[Any, Any]:
 
         return jax.value_and_grad(likelihood)(z)
 
-    size = sum(leaf.size for leaf in jax.tree.leaves(z))
-    return sum_over_examples(part, data, max(1024, NUMBERS_AT_A_TIME // size))
+    return sum_over_examples(part, data, examples_at_a_time(lambda batch: density.log_likelihoods(z, batch), data))
 
 
 def _pull_of(density: Density) -> Any:
