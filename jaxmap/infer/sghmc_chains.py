@@ -57,10 +57,10 @@ class Passed(NamedTuple):
         failed: steps that were taken back, since they ended nowhere.
     """
 
-    position: np.ndarray
-    slope: np.ndarray
-    kinetic: np.ndarray
-    failed: np.ndarray
+    position: Any
+    slope: Any
+    kinetic: Any
+    failed: Any
 
 
 @dataclass(frozen=True)

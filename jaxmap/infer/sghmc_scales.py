@@ -63,8 +63,8 @@ class Probed(NamedTuple):
         of_prior: the diagonal of minus the prior's Hessian where priors are independent, (P,).
     """
 
-    noise: np.ndarray
-    of_prior: np.ndarray
+    noise: Any
+    of_prior: Any
 
 
 def measure(
@@ -97,11 +97,11 @@ def measure(
     rows = None if n <= LOOKED_AT else estimator.rows(key, LOOKED_AT)
     if step is None:
         steepest = _steepest(estimator, key, places, jnp.asarray(root, problem.dtype), rows, problem)
-        step = STABLE / np.sqrt(steepest)
-        hot = momentum**2 * np.quantile(noise, 0.95)
-        step = min(step, np.sqrt(HEAT * (1 - momentum**2) * temperature / hot)) if hot > 0 else step
+        stable, hot = STABLE / np.sqrt(steepest), momentum**2 * np.quantile(noise, 0.95)
+        quiet = np.sqrt(HEAT * (1 - momentum**2) * temperature / hot) if hot > 0 else np.inf
+        step = float(min(stable, quiet))
     spent = len(z) * (PROBES * probing + 3.0 * PRODUCTS * min(n, LOOKED_AT)) / n
-    return Scales(Frame(z.mean(axis=0), root), Tuning(float(step), momentum, noise), spent)
+    return Scales(Frame(z.mean(axis=0), root), Tuning(step, momentum, noise), spent)
 
 
 def _probe(estimator: Estimator, size: int, key: Key, places: Any, problem: Problem) -> Probed:
@@ -143,7 +143,7 @@ def _steepest(estimator: Estimator, key: Key, places: Any, root: Any, rows: Any,
 
     def steepest(places: Any, key: Key, root: Any, rows: Any, data: Any) -> Any:
         keys = jax.random.split(key, len(places))
-        return jnp.max(jax.lax.map(lambda one: of_chain(*one, root, rows, data), (places, keys)))
+        return jnp.max(jax.lax.map(lambda one: of_chain(one[0], one[1], root, rows, data), (places, keys)))
 
     program = problem.model.programs.setdefault(("steepest", estimator), jax.jit(steepest))
     return float(program(places, key, root, rows, problem.data))
