@@ -1,9 +1,9 @@
 """Do the chains of a neural network agree, and about what?
 
-A tanh network says the same when two hidden units change places, or when one changes the sign of all its weights: every
-set of weights has H! 2^H copies, and chains that have found different ones never meet. Their predictions may agree all
-the same. Four chains of NUTS on a small network; the first part of the draws, then more and more of them: rank-normalised
-split R-hat of the weights, of the weights after the copies have been put in one order (each unit's outgoing weight made
+A tanh network says the same when two hidden units change places, or when one changes the sign of all its weights:
+every set of weights has H! 2^H copies, and chains that have found different ones hardly meet. Their predictions may
+agree all the same. Four chains of NUTS on a small network; the first part of the draws, then more and more of them:
+rank-normalised split R-hat of the weights, of the weights after the copies have been put in one order (each unit's outgoing weight made
 positive, units sorted by it), and of the network's outputs at 100 inputs; and the test lppd of the draws of one chain
 and of all. As a check every draw is exchanged for a random copy of itself: the weights then say something else, the
 outputs exactly the same.
@@ -126,8 +126,8 @@ def run(config: Config) -> Record:
     away = float(np.max(np.abs(said - values)) / np.std(values))
     notes = (
         "R-hat of weights, of weights in one order, and of outputs: median and largest; lppd in nats.",
-        f"Copies of the draws say the same: outputs differ by {away:.1g} of their sd. Chance may bring chains of copies "
-        "together (random copies have small R-hat) as it may keep them apart: R-hat of weights is no evidence.",
+        f"Copies of the draws say the same: outputs differ by {away:.1g} of their sd. Chance may bring chains of "
+        "copies together (random copies have small R-hat) as it may keep them apart: R-hat of weights is no evidence.",
         f"The sampler says: {found.info.status.name}; R-hat of its outputs at the training inputs "
         f"{found.info.diagnostics['function_rhat_max']:.3f}.",
     )

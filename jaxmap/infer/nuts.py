@@ -38,9 +38,8 @@ class NUTS:
 
     Args:
         start: a method or a fitted posterior that tells where to begin (and its covariance how to stretch); None: for
-            up to 200 parameters (networks excepted) the mode that the chains' own starts climb to, with its Laplace
-            approximation; else at `init`, chains after the first at a uniform(-2, 2) step from it (networks: at fresh
-            inits).
+            up to 200 parameters (networks excepted) the mode that 12 starts climb to, with its Laplace approximation;
+            else at `init`, chains after the first at a uniform(-2, 2) step from it (networks: at fresh inits).
         chains: independent chains.
         warmup: adaptation steps per chain, thrown away; None: 120 with a start that importance weights vouch for, 250
             with another Gaussian, 800 without.

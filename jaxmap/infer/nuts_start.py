@@ -28,6 +28,9 @@ POSITIONS = 3
 AUTOMATIC_UP_TO = 200
 """Parameters up to which a sampler looks for the mode by itself."""
 
+CLIMBS, CLIMB = 12, MAP(steps=100, space="unconstrained")
+"""How many starts look for the mode, and how: one from which it is a long way is not worth it."""
+
 SPREAD = 1.5
 """Chains begin this much wider than the Gaussian that they are drawn from."""
 
@@ -164,12 +167,12 @@ class Starter:
         return Candidate("without curvature", Frame(np.zeros(size), np.ones(size)), z, LONG)
 
     def _automatic(self) -> Beginning:
-        """The modes that the chains' own starts climb to; the Gaussian of the best where there is just one."""
+        """The modes that several starts climb to; the Gaussian of the best where there is just one."""
         problem = self.problem
         if problem.num_params > AUTOMATIC_UP_TO or self.is_network():
             return self.begin_plain()
         try:
-            points = problem.solve(MAP(space="unconstrained"), multiply(self.seed, self.chains))
+            points = problem.solve(CLIMB, multiply(self.seed, CLIMBS if problem.model.restartable else 1))
         except (TypeError, ValueError) as error:  # a density of which no mode is to be had, such as an L1 hierarchy
             return self.begin_plain().after(0.0, 0.0, f"Started without curvature: {error}")
         found = [point for point in points if isinstance(point, Point)]

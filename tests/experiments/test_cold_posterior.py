@@ -23,5 +23,6 @@ def logits(x):
 def test_agreement_sharpens_the_labels(annotators, share):
     """With p = 3/4, k annotators who agree say it with probability p^k / (p^k + (1 - p)^k)."""
     x, y = experiment.labelled(np.random.default_rng(0), logits, 4000, annotators)
-    assert x.shape == (4000, 2) and y.dtype == np.int32
+    assert x.shape == (4000, 2)
+    assert y.dtype == np.int32
     assert np.mean(y) == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 4000))
