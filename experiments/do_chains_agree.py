@@ -3,10 +3,10 @@
 A tanh network says the same when two hidden units change places, or when one changes the sign of all its weights:
 every set of weights has H! 2^H copies, and chains that have found different ones hardly meet. Their predictions may
 agree all the same. Four chains of NUTS on a small network; the first part of the draws, then more and more of them:
-rank-normalised split R-hat of the weights, of the weights after the copies have been put in one order (each unit's outgoing weight made
-positive, units sorted by it), and of the network's outputs at 100 inputs; and the test lppd of the draws of one chain
-and of all. As a check every draw is exchanged for a random copy of itself: the weights then say something else, the
-outputs exactly the same.
+rank-normalised split R-hat of the weights, of the weights after the copies have been put in one order (each unit's
+outgoing weight made positive, units sorted by it), and of the network's outputs at 100 inputs; and the test lppd of the
+draws of one chain and of all. As a check every draw is exchanged for a random copy of itself: the weights then say
+something else, the outputs exactly the same.
 
     python -m experiments.do_chains_agree --save FOLDER      # a minute
 """
