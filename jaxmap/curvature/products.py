@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from jaxmap.curvature.examples import sum_over_examples
+from jaxmap.curvature.examples import examples_at_a_time, sum_over_examples
 from jaxmap.curvature.ggn import output_curvature
 from jaxmap.curvature.view import View
 from jaxmap.data import num_examples
@@ -32,7 +32,7 @@ def likelihood_product(view: View, z: Any, data: Data, kind: str = "ggn", weight
     Args:
         view: of the density.
         z: where.
-        data: all examples; they are taken 256 at a time.
+        data: all examples; they are taken 256 at a time, or fewer of large networks.
         kind: as above.
         weights: how often each example counts; once if left out.
 
@@ -42,6 +42,9 @@ def likelihood_product(view: View, z: Any, data: Data, kind: str = "ggn", weight
     moving = view.of(z)
     unravel = ravel_pytree(moving)[1]
     chunk = min(EXAMPLES_AT_A_TIME, num_examples(data))
+    if chunk == EXAMPLES_AT_A_TIME:  # of large networks fewer
+        held = examples_at_a_time(lambda batch: view.log_likelihoods(z)(moving, batch), data)
+        chunk = min(chunk, max(1, held // VECTORS_AT_A_TIME))
     one = {"exact": _exact, "ggn": _gauss_newton, "fisher": _fisher}[kind]
 
     def rows(vectors: Float[Array, "r p"]) -> Float[Array, "r p"]:
