@@ -19,12 +19,12 @@ from jaxmap.optimize import (
     Newton,
     Solver,
     Task,
+    batch_of,
     choose_solver,
     decay_of,
     describe_failure,
     maximize,
 )
-from jaxmap.optimize.maximize import failing_batch
 from jaxmap.trees import cast_floats, named_leaves, settled, take
 from jaxmap.types import FitError, Seeds, Status
 
@@ -260,7 +260,7 @@ VANISHED = 1e-9
 def failure(method: MAP, problem: Problem, density: Density, runs: Climbs, row: int) -> FitError:
     """Explain a divergence: step, term, leaf; carries the last finite parameters."""
     z, step = take(runs.ascent.z, row), int(runs.ascent.steps[row])
-    batch = failing_batch(problem.data, take(runs.keys, row), step, method.batch_size)
+    batch = batch_of(problem.data, take(runs.keys, row), step, method.batch_size)
     reason = describe_failure(density, z, batch)
     return FitError(
         f"{describe(method)} diverged at step {step + 1}: {reason}. The last finite parameters are in `error.last`.",

@@ -17,14 +17,18 @@ from jaxmap.optimize.failure import describe_failure
 from jaxmap.optimize.krylov import lanczos
 from jaxmap.optimize.certificate import Slope, certify, slope_at
 from jaxmap.optimize.examine import Evidence, examine, statuses_of, verdict
-from jaxmap.optimize.maximize import Ascent, Budget, maximize
+from jaxmap.optimize.feed import Feed, Layout, batch_of, feed_of
+from jaxmap.optimize.maximize import Ascent, Budget, Keeper, Standing, maximize
 
 __all__ = [
     "LBFGS",
     "Ascent",
     "Budget",
     "Evidence",
+    "Feed",
     "FirstOrder",
+    "Keeper",
+    "Layout",
     "Newton",
     "NewtonCG",
     "Objective",
@@ -34,13 +38,16 @@ __all__ = [
     "Slope",
     "Solver",
     "SolverState",
+    "Standing",
     "Task",
+    "batch_of",
     "certify",
     "choose_solver",
     "climb",
     "decay_of",
     "describe_failure",
     "examine",
+    "feed_of",
     "l1_quadratic",
     "lanczos",
     "maximize",
