@@ -1,6 +1,6 @@
 """Data: arrays in memory, split, standardised, batched; streams; real data sets that ship with the package."""
 
-from jaxmap.data.arrays import check_data, fingerprint, num_examples, split, take_examples
+from jaxmap.data.arrays import check_data, fingerprint, leaf_name, num_examples, split, take_examples
 from jaxmap.data.standardize import Scaling, standardize
 from jaxmap.data.batches import BatchPlan, BatchRows
 from jaxmap.data.ahead import Ahead
@@ -22,6 +22,7 @@ __all__ = [
     "check_data",
     "datasets",
     "fingerprint",
+    "leaf_name",
     "load_dataset",
     "num_examples",
     "split",

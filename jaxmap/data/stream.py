@@ -95,8 +95,8 @@ class Stream:
         """
         if isinstance(batches, Iterator) or not (callable(batches) or isinstance(batches, Iterable)):
             raise TypeError(
-                f"Expected a function epoch -> iterable of batches; got {batches!r}, which cannot begin a second epoch. "
-                "Write lambda epoch: make_iterator()."
+                f"Expected a function epoch -> iterable of batches; got {batches!r}, which cannot begin a second "
+                "epoch. Write lambda epoch: make_iterator()."
             )
         if not isinstance(num_examples, int | np.integer) or num_examples < 1:
             raise ValueError(f"Expected num_examples to be a positive integer; got {num_examples!r}.")
@@ -161,7 +161,9 @@ class Stream:
         checked = (self._checked(piece, epoch) for piece in pieces)
         where = f"in epoch {epoch} of a stream of {self.num_examples}"
         for length, data in zip(lengths, _cut(checked, lengths, where), strict=True):
-            padded = jax.tree.map(lambda leaf, more=size - length: np.concatenate([leaf, leaf[:1].repeat(more, 0)]), data)
+            padded = jax.tree.map(
+                lambda leaf, more=size - length: np.concatenate([leaf, leaf[:1].repeat(more, 0)]), data
+            )
             yield Batch(padded if length < size else data, (np.arange(size) < length).astype(np.float32))
 
     def _checked(self, piece: Data, epoch: int) -> Data:
@@ -173,7 +175,8 @@ class Stream:
         cast = jax.tree.map(lambda leaf: _on_host(leaf, self.dtype), piece)
         if _kind(cast) != _kind(self.sample):
             raise ValueError(
-                f"Expected batches like the first of the stream, {_said(self.sample)}; got {_said(cast)} in epoch {epoch}."
+                f"Expected batches like the first of the stream, {_said(self.sample)}; got {_said(cast)} in epoch "
+                f"{epoch}. Make them alike."
             )
         return cast
 

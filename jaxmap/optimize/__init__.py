@@ -12,10 +12,12 @@ from jaxmap.optimize.newton_cg import NewtonCG
 from jaxmap.optimize.coordinate_descent import l1_quadratic
 from jaxmap.optimize.proximal import ProximalGradient, ProximalNewton
 from jaxmap.optimize.choice import Task, choose_solver
+from jaxmap.optimize.recipe import recipe_of
 from jaxmap.optimize.climb import climb
 from jaxmap.optimize.failure import describe_failure
 from jaxmap.optimize.krylov import lanczos
-from jaxmap.optimize.certificate import Slope, certify, slope_at
+from jaxmap.optimize.slope import Slope, slope_at
+from jaxmap.optimize.certificate import certify
 from jaxmap.optimize.examine import Evidence, examine, statuses_of, verdict
 from jaxmap.optimize.feed import Feed, Layout, batch_of, feed_of
 from jaxmap.optimize.maximize import Ascent, Budget, Keeper, Standing, maximize
@@ -51,6 +53,7 @@ __all__ = [
     "l1_quadratic",
     "lanczos",
     "maximize",
+    "recipe_of",
     "objective_of",
     "scaled_gradient",
     "slope_at",
