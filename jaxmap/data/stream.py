@@ -161,10 +161,8 @@ class Stream:
         checked = (self._checked(piece, epoch) for piece in pieces)
         where = f"in epoch {epoch} of a stream of {self.num_examples}"
         for length, data in zip(lengths, _cut(checked, lengths, where), strict=True):
-            padded = jax.tree.map(
-                lambda leaf, more=size - length: np.concatenate([leaf, leaf[:1].repeat(more, 0)]), data
-            )
-            yield Batch(padded if length < size else data, (np.arange(size) < length).astype(np.float32))
+            weights = (np.arange(size) < length).astype(np.float32)
+            yield Batch(data if length == size else _padded(data, size - length), weights)
 
     def _checked(self, piece: Data, epoch: int) -> Data:
         """A piece in the dtypes of the device.
@@ -198,6 +196,11 @@ def _cut(pieces: Iterator[Data], lengths: list[int], where: str) -> Iterator[Dat
     have += 0 if beyond is None else num_examples(beyond)
     if have:
         raise ValueError(f"Expected no more examples {where}; got {have} more. Correct num_examples.")
+
+
+def _padded(data: Data, count: int) -> Data:
+    """Examples, and the first of them `count` times more."""
+    return jax.tree.map(lambda leaf: np.concatenate([leaf, leaf[:1].repeat(count, 0)]), data)
 
 
 def _on_host(leaf: Any, dtype: Any) -> np.ndarray:
