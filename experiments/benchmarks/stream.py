@@ -30,11 +30,12 @@ import jaxmap as jm
 
 KEY = jax.random.key(0)
 COLUMNS, NOISE = 16, 0.5
+ADAM = optax.adam(optax.exponential_decay(0.02, 1000, 0.5, end_value=1e-5))
 PART = 100_000
 BAR = 1024.0
 """MiB."""
 
-REPEATS = 3
+REPEATS = 2
 
 KINDS = ("rows", "blocks", "generator")
 
@@ -90,10 +91,9 @@ def fit(kind: str, folder: Path, rows: int, steps: int) -> None:
     built, baseline = model(), peak()
 
     def train(steps: int) -> tuple[Any, float]:
-        adam = optax.adam(optax.cosine_decay_schedule(0.02, steps, alpha=1e-3))
         began = time.perf_counter()
         point = jm.fit(
-            KEY, built, stream(kind, folder, rows), jm.MAP(adam, steps=steps, batch_size=256), progress=False
+            KEY, built, stream(kind, folder, rows), jm.MAP(ADAM, steps=steps, batch_size=256), progress=False
         )
         return point, time.perf_counter() - began
 

@@ -209,7 +209,11 @@ class _Climb:
         batched = jax.vmap(chunk, in_axes=(0, None, 0 if self.layout.each else None, None, None))
         program = self._program("careful" if careful else "chunk", batched if self.members > 1 else chunk)
         state, taken, values = program(state, data, block, offset, count)
-        return state, np.atleast_1d(np.asarray(taken)), np.atleast_2d(np.asarray(values[..., :count]))
+        return (
+            state,
+            np.atleast_1d(np.asarray(taken)),
+            np.atleast_2d(np.asarray(values)[..., :count]),
+        )  # cut here: on the device each count compiles
 
     def merged(self, chosen: np.ndarray, a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
         """The chosen members from a, the others, untouched by what failed, from b."""
