@@ -9,7 +9,7 @@ table      = jm.compare(key, model, (train, test), {"MAP": jm.MAP(), "NUTS": jm.
 from importlib.metadata import version as _version
 
 # Data
-from jaxmap.data import Dataset, Scaling, datasets, load_dataset, split, standardize
+from jaxmap.data import Dataset, Scaling, Stream, datasets, load_dataset, split, standardize
 
 # Model
 from jaxmap.model import (
@@ -115,6 +115,7 @@ __all__ = [
     "Replicates",
     "Scaling",
     "Status",
+    "Stream",
     "StudentT",
     "Tuned",
     "compare",

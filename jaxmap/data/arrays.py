@@ -35,7 +35,7 @@ def check_data(data: Data, *, name: str = "data", dtype: Any = None) -> Data:
     """
     lengths = {}
     for path, leaf in named_leaves(data):
-        where = _where(name, path)
+        where = leaf_name(path, name)
         array = _numeric(leaf, where)
         if array.ndim == 0:
             raise ValueError(
@@ -54,7 +54,7 @@ def check_data(data: Data, *, name: str = "data", dtype: Any = None) -> Data:
     arrays = jax.tree.map(lambda leaf: _on_device(leaf, dtype), data)
     arrays = arrays if dtype is None else cast_floats(arrays, dtype)
     for (path, given), (_, kept) in zip(named_leaves(data), named_leaves(arrays), strict=True):
-        _refuse_overflow(np.asarray(given), np.asarray(kept), _where(name, path))
+        _refuse_overflow(np.asarray(given), np.asarray(kept), leaf_name(path, name))
     return arrays
 
 
@@ -99,7 +99,7 @@ def fingerprint(data: Data) -> str:
     return digest.hexdigest()[:16]
 
 
-def _where(name: str, path: str) -> str:
+def leaf_name(path: str, name: str = "data") -> str:
     """Call the leaves of a supervised pair x and y, others by their path."""
     pair = {"0": "x", "1": "y"}
     return pair.get(path, f"{name}[{path!r}]" if path else name)
@@ -116,6 +116,8 @@ def _on_device(leaf: Any, dtype: Any) -> jax.Array:
 def _numeric(leaf: Any, where: str) -> np.ndarray:
     if isinstance(leaf, np.ma.MaskedArray):
         raise TypeError(f"Expected {where} without masked values; got a masked array. Fill or drop them.")
+    if hasattr(leaf, "sweep"):
+        raise TypeError(f"Expected {where} in memory; got a jm.Stream, which only jm.fit reads. Give arrays.")
     array = np.asarray(leaf)
     if array.dtype.kind not in "fiubV" or array.dtype.names:  # V: bfloat16 and its kin
         raise TypeError(f"Expected {where} to be a numeric array; got dtype {array.dtype}. Encode text as numbers.")

@@ -55,6 +55,15 @@ class BatchPlan:
         """True where some batches carry a padded row."""
         return self.batches * self.size != self.num_examples
 
+    @property
+    def full(self) -> int:
+        """Batches of an epoch without padding; they come first."""
+        return self.num_examples - self.batches * (self.size - 1)
+
+    def lengths(self, first: int = 0) -> list[int]:
+        """Examples in each batch of an epoch, from batch `first` on."""
+        return [self.size - (batch >= self.full) for batch in range(first, self.batches)]
+
     def epoch(self, key: Key, epoch: Int[Array, ""]) -> BatchRows:
         """Deal one epoch.
 
@@ -65,11 +74,15 @@ class BatchPlan:
         Returns:
             batches: rows and weights of shape (batches, size).
         """
-        order = jax.random.permutation(jax.random.fold_in(key, epoch), self.num_examples)
-        full = self.num_examples - self.batches * (self.size - 1)  # batches without padding
+        order, full = shuffled(key, epoch, self.num_examples), self.full
         head, tail = order[: full * self.size], order[full * self.size :]
         tail = jnp.pad(tail.reshape(self.batches - full, self.size - 1), ((0, 0), (0, 1)))
         rows = jnp.concatenate([head.reshape(full, self.size), tail])
         last = (jnp.arange(self.batches) < full).astype(jnp.float32)
         weights = jnp.concatenate([jnp.ones((self.batches, self.size - 1)), last[:, None]], axis=1)
         return BatchRows(rows, weights)
+
+
+def shuffled(key: Key, epoch: Int[Array, ""], count: int) -> Int[Array, " count"]:
+    """The order of an epoch: a permutation of `count` rows that key and epoch alone decide."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), count)

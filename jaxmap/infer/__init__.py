@@ -1,5 +1,6 @@
 """Inference: fit() and one file per method."""
 
+from jaxmap.infer.together import check_together
 from jaxmap.infer.problem import Problem
 from jaxmap.infer.curved import Curved
 from jaxmap.infer.delta_method import carry
@@ -11,8 +12,11 @@ from jaxmap.infer.grade import Grade
 from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.mixture import MixturePosterior
+from jaxmap.infer.journal import Journal
+from jaxmap.infer.climb_journal import ClimbJournal
 from jaxmap.infer.judged import Judged, judge_at
-from jaxmap.infer.point import MAP, MLE, Given
+from jaxmap.infer.given import Given
+from jaxmap.infer.point import MAP, MLE
 from jaxmap.infer.family import template
 from jaxmap.infer.path import Path, path
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
@@ -33,7 +37,7 @@ from jaxmap.infer.nuts_frame import Frame as SamplerFrame, learn_frame
 from jaxmap.infer.nuts_chains import Chains
 from jaxmap.infer.nuts_start import Starter
 from jaxmap.infer.nuts_run import Run
-from jaxmap.infer.nuts_journal import Journal
+from jaxmap.infer.nuts_journal import ChainJournal
 from jaxmap.infer.nuts_diagnosis import bfmi, diagnose
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.own_modes import begin_at_own_modes

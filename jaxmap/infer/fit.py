@@ -4,6 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jaxmap.data import Stream
+from jaxmap.infer.ensemble import Ensemble
+from jaxmap.infer.given import Given
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.point import MAP
 from jaxmap.infer.problem import Problem, check_method, computing_dtype, named_key, seeds_of
@@ -15,7 +18,7 @@ from jaxmap.types import Data, FitError, Key, Method
 def fit(
     key: Key,
     model: Model,
-    data: Data,
+    data: Data | Stream,
     method: Method = MAP(),
     *,
     precision: str | None = None,
@@ -28,18 +31,19 @@ def fit(
         key: a key of jax.random; equal keys give equal results on the same machine.
         model: a `jm.Model`.
         data: a pytree whose arrays share the leading axis n, (x, y) for supervised models, None for
-            `jm.from_log_density`.
+            `jm.from_log_density`; or a `jm.Stream` of such data, for point estimates on minibatches.
         method: `jm.MLE()`, `jm.MAP()`, `jm.Given(params)`, `jm.Laplace()`, `jm.Ensemble()`, `jm.NUTS()`.
         precision: "float64" or "float32", for this fit alone; None: the dtype of the model's `init`.
         progress: show progress bars; None: where standard error is a terminal.
-        folder: where `jm.NUTS()` keeps its draws while it runs. The same call takes up a run that was stopped or
-            killed and ends with the same draws, bit for bit; with more `draws` it goes on.
+        folder: where `jm.MLE()`, `jm.MAP()` and `jm.NUTS()`, or ensembles of them, keep what they have while they
+            run. The same call takes up a run that was stopped or killed and ends with the same numbers, bit for bit on
+            the same kind of machine; with more `steps` (of a given solver) or `draws` it goes on.
 
     Returns:
         posterior: a `Point`, `GaussianPosterior`, `Draws` or `MixturePosterior`; read `posterior.info`.
 
     Raises:
-        TypeError, ValueError: bad input, in words.
+        TypeError, ValueError: bad input, in words; a `folder` that holds the run of another model, data or method.
         FitError: the fit has no result (everything diverged); carries the last finite parameters.
     """
     if has_tracers(data):
@@ -49,19 +53,42 @@ def fit(
     if not isinstance(model, Model):
         raise TypeError(f"Expected a jm.Model; got {type(model).__name__}. Build one with jm.supervised(...).")
     _check_folder(method, folder)
+    if isinstance(data, Stream):
+        _check_streams(method)
     with precision_scope(computing_dtype(model, precision)):
-        problem = Problem.of(model, data, precision=precision, progress=progress)
+        problem = Problem.of(model, data, precision=precision, progress=progress, streams=True)
         if folder is not None:
             problem = replace(problem, folder=Path(folder))
         return fit_problem(key, problem, method)
 
 
+def _each(method: Method) -> Method:
+    """The method of a member."""
+    return method.of if isinstance(method, Ensemble) else method
+
+
 def _check_folder(method: Method, folder: str | Path | None) -> None:
     """Refuse a folder that nobody would write to."""
-    if folder is not None and not isinstance(getattr(method, "of", method), NUTS):
+    if folder is not None and not isinstance(_each(method), MAP | NUTS):
         raise ValueError(
-            f"Expected jm.NUTS() or jm.Ensemble(jm.NUTS()) with folder=; got {type(method).__name__}, which keeps "
-            "nothing while it runs. Use posterior.save(folder) after the fit."
+            "Expected jm.MLE(), jm.MAP(), jm.NUTS() or a jm.Ensemble of them with folder=; got "
+            f"{type(method).__name__}, which keeps nothing while it runs. Use posterior.save(folder) after the fit."
+        )
+
+
+def _check_streams(method: Method) -> None:
+    """Refuse a stream to what needs all examples at once."""
+    one = _each(method)
+    if not isinstance(one, MAP | Given):
+        raise ValueError(
+            f"Expected jm.MLE(), jm.MAP(), jm.Given() or a jm.Ensemble of them for a jm.Stream; got "
+            f"{type(one).__name__}, which needs all examples in memory at once. Fit jm.MAP(optax.adam(1e-3), "
+            "batch_size=...) to the stream, or give this method as many examples as memory holds."
+        )
+    if isinstance(one, MAP) and one.batch_size is None:
+        raise ValueError(
+            f"Expected batch_size= in jm.{type(one).__name__} for a jm.Stream, whose examples are never all in memory; "
+            "got none. Write jm.MAP(optax.adam(1e-3), steps=..., batch_size=256)."
         )
 
 

@@ -16,10 +16,15 @@ from jaxmap.optimize import (
     slope_at,
 )
 from jaxmap.trees import take
-from jaxmap.types import Info, Status
+from jaxmap.types import Certificate, Info, Status
 
 ENDS = (Status.CONVERGED, Status.AT_BOUNDARY)
 """How a climb ends that found a maximum."""
+
+
+UNCERTIFIED = "The data are a stream: its gradient was looked at, its curvature was not."
+
+NOT_FINITE = "The log-likelihood of all examples is not finite; some that were not trained on may be missing numbers."
 
 
 class Climbs(NamedTuple):
@@ -51,7 +56,10 @@ def judge_at(density: Density, problem: Problem, z: Any, code: int, worth: float
     """Certify a point and total its density; `worth` gradients may be spent on Hessian-vector products."""
     resolution = float(jnp.finfo(problem.dtype).eps)
     slope = slope_at(density, z, problem.data)
-    certificate, status = certify(density, z, problem.data, resolution=resolution, slope=slope, worth=worth)
+    if problem.streamed:  # curvature would need a pass through the stream for each of its looks
+        certificate, status = Certificate(float(slope.relative)), Status.STEPS_EXHAUSTED
+    else:
+        certificate, status = certify(density, z, problem.data, resolution=resolution, slope=slope, worth=worth)
     if code == Status.INTERRUPTED.code:
         status = Status.INTERRUPTED
     likelihood, prior, value = (float(v) for v in (slope.log_likelihood, slope.log_prior, slope.value))
@@ -65,6 +73,7 @@ def judge_at(density: Density, problem: Problem, z: Any, code: int, worth: float
         num_gradients=1.0
         if certificate.decrement is None
         else 3.0 + 3.0 * (certificate.products or problem.num_params),
+        notes=(*([UNCERTIFIED] if problem.streamed else []), *([] if np.isfinite(likelihood) else [NOT_FINITE])),
         versions=library_versions(),
     )
     return Judged(value if np.isfinite(value) else -np.inf, info)
@@ -100,7 +109,7 @@ def tell_apart(
     ends = sorted(found, key=lambda row: -found[row].value)
     sure = [row for row in ends if found[row].info.status in ENDS] or ends
     for row in sure:
-        values = np.asarray(program(take(runs.ascent.z, row), problem.data), np.float64)
+        values = np.asarray(program(take(runs.ascent.z, row), problem.sample), np.float64)
         same = [k for k, (seen, _) in enumerate(kinds) if np.sqrt(np.mean((seen - values) ** 2)) < SAME]
         if same:
             kinds[same[0]] = (kinds[same[0]][0], kinds[same[0]][1] + 1)

@@ -12,7 +12,7 @@ from jaxmap.infer.draws import Draws
 from jaxmap.infer.nuts_chains import Chains, Sampler
 from jaxmap.infer.nuts_diagnosis import diagnose
 from jaxmap.infer.nuts_frame import DENSE_LEARNED_UP_TO
-from jaxmap.infer.nuts_journal import Journal
+from jaxmap.infer.nuts_journal import ChainJournal
 from jaxmap.infer.nuts_run import Course, Drawn, Plan, Run, gather
 from jaxmap.infer.nuts_start import Beginning, Preparation, Starter
 from jaxmap.infer.point import check_counts, describe
@@ -77,12 +77,13 @@ class NUTS:
 
     def run(self, problem: Problem, seeds: Seeds) -> "Sampled":
         """Run all chains of all seeds in one program, or take up the run that the problem's folder holds."""
-        journal = None if problem.folder is None else Journal(problem.folder, self._identity(problem, seeds))
+        journal = None if problem.folder is None else ChainJournal(problem.folder, self._identity(problem, seeds))
         if journal is not None and journal.open():
             run = self._planned(problem, seeds, [], journal.extra["dense"], journal)
             course = journal.course(run.chains.states_like(seeds.count, self.chains))
             return self._driven(run, course, [Preparation.of_plain(p) for p in journal.extra["begun"]], journal)
-        begun = [Starter(problem, one_of(seeds, k), self.chains).begin(self.start) for k in range(seeds.count)]
+        alone = replace(problem, folder=None)  # the fits that it starts with keep no journal there
+        begun = [Starter(alone, one_of(seeds, k), self.chains).begin(self.start) for k in range(seeds.count)]
         prepared, dense = [b.preparation for b in begun], self._is_dense(problem, begun)
         if journal is not None:
             journal.extra = {"begun": [asdict(p) for p in prepared], "dense": dense}
@@ -90,14 +91,14 @@ class NUTS:
         return self._driven(run, run.start(), prepared, journal)
 
     def _planned(
-        self, problem: Problem, seeds: Seeds, begun: list[Beginning], dense: bool, journal: Journal | None
+        self, problem: Problem, seeds: Seeds, begun: list[Beginning], dense: bool, journal: ChainJournal | None
     ) -> Run:
         chains = Chains(Sampler(self.max_tree_depth, dense), problem)
         plan = Plan(self.warmup, self.draws * self.thin, self.target_accept_prob)
         save = _unwritten if journal is None else journal.write
         return Run(chains, begun, self._keys(seeds), plan, save, problem.progress)
 
-    def _driven(self, run: Run, course: Course, prepared: list[Preparation], journal: Journal | None) -> "Sampled":
+    def _driven(self, run: Run, course: Course, prepared: list[Preparation], journal: ChainJournal | None) -> "Sampled":
         watch = Stopwatch()
         ended = run.go(course)
         if journal is not None:

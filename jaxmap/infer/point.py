@@ -1,16 +1,17 @@
-"""Point estimates: MLE, MAP, Given."""
+"""Point estimates: MLE, MAP."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmap.curvature import has_outputs
-from jaxmap.infer.judged import ENDS, Climbs, Judged, judge, judge_at, tell_apart, with_rows
+from jaxmap.infer.climb_journal import ClimbJournal
+from jaxmap.infer.judged import ENDS, Climbs, Judged, judge, tell_apart, with_rows
 from jaxmap.infer.posteriors import Point
-from jaxmap.infer.problem import Problem, Stopwatch, multiply
+from jaxmap.infer.problem import Problem, Stopwatch, library_versions, multiply
 from jaxmap.model import Density
 from jaxmap.optimize import (
     LBFGS,
@@ -19,13 +20,14 @@ from jaxmap.optimize import (
     Newton,
     Solver,
     Task,
+    batch_of,
     choose_solver,
     decay_of,
     describe_failure,
     maximize,
+    recipe_of,
 )
-from jaxmap.optimize.maximize import failing_batch
-from jaxmap.trees import cast_floats, named_leaves, settled, take
+from jaxmap.trees import named_leaves, settled, take
 from jaxmap.types import FitError, Seeds, Status
 
 
@@ -72,8 +74,17 @@ class MAP:
         budget = Budget(solver.steps, self.batch_size, problem.progress)
         z = problem.starts(starts)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(starts.keys, DATA_ORDER)
-        ascent = maximize(density, problem.data, z, keys, solver, budget, type(self).__name__)
-        return Climbs(ascent, keys, z, solver, description, watch.seconds / seeds.count)
+        journal = None if problem.folder is None else self.journal(problem, seeds, solver)
+        ascent = maximize(density, problem.data, z, keys, solver, budget, type(self).__name__, journal)
+        seconds = watch.seconds + (0.0 if journal is None else journal.before)
+        return Climbs(ascent, keys, z, solver, description, seconds / seeds.count)
+
+    def journal(self, problem: Problem, seeds: Seeds, solver: Solver) -> ClimbJournal:
+        """The journal in the problem's folder; more steps may be asked of a climb later."""
+        key = np.asarray(jax.random.key_data(seeds.keys)).tobytes().hex()
+        same = {"method": describe(replace(self, steps=None)), "solver": recipe_of(solver), "key": key}
+        versions = {name: library_versions()[name] for name in ("jax", "jaxlib", "optax")}
+        return ClimbJournal(cast(Any, problem.folder), problem.identity() | same | versions, steps=solver.steps)
 
     def task(self, problem: Problem, density: Density, seeds: int = 1) -> Task:
         """What the solver is chosen for."""
@@ -127,12 +138,14 @@ class MAP:
             num_gradients=float(runs.ascent.gradients[list(rows)].sum()) + found[best].info.num_gradients,
             history=history[~np.isnan(history)],
             members=tuple(found[row].info.status if row in found else Status.DIVERGED for row in rows),
-            notes=notes,
+            notes=(*found[best].info.notes, *notes),
             diagnostics=diagnostics,
             seconds=runs.seconds + watch.seconds,
         )
         mode = settled(problem.model.space.constrain(z))
-        return Point(mode, info, settled(z), density.prior, density.jacobian, problem=problem)
+        return Point(
+            mode, info, settled(z), density.prior, density.jacobian, problem=None if problem.streamed else problem
+        )
 
     def again(
         self, problem: Problem, density: Density, runs: "Climbs", rows: range, found: dict[int, "Judged"]
@@ -165,7 +178,7 @@ class MAP:
         """The other way: Gauss-Newton where there are outputs, L-BFGS where the Hessian vanishes, else none."""
         if self.solver is not None and tried.curvature is not None:
             return None
-        if has_outputs(problem.model, problem.data):
+        if has_outputs(problem.model, problem.sample):
             return replace(tried, curvature="ggn", lazy=False) if tried.curvature is None else None
         ends = [ended.info.certificate for ended in found.values() if ended.info.certificate is not None]
         vanished = [end.decrement == 0.0 and end.gradient > VANISHED for end in ends]
@@ -205,39 +218,6 @@ class MLE(MAP):
         return super().run(problem, seeds)
 
 
-@dataclass(frozen=True, eq=False)
-class Given:
-    """The user's own trained parameters, certified but not moved.
-
-    Args:
-        params: a tree like the model's.
-    """
-
-    params: Any
-
-    def run(self, problem: Problem, seeds: Seeds) -> Any:
-        """Check the parameters.
-
-        Raises:
-            TypeError, ValueError: another structure, not finite, outside the support.
-        """
-        params = cast_floats(self.params, problem.dtype)
-        problem.model.space.check(params, name="params")
-        for (path, leaf), (_, own) in zip(named_leaves(params), named_leaves(problem.model.start), strict=True):
-            if jnp.shape(leaf) != jnp.shape(own):
-                raise ValueError(f"Expected {path!r} of shape {jnp.shape(own)}; got {jnp.shape(leaf)}.")
-        return params
-
-    def finish(self, problem: Problem, runs: Any, index: int) -> Point:
-        """Certify them."""
-        watch = Stopwatch()
-        density = Density(problem.model, jacobian=False)
-        z = problem.model.space.unconstrain(runs)
-        found = judge_at(density, problem, z, Status.STEPS_EXHAUSTED.code)
-        info = replace(found.info, method="Given", solver="none: the parameters were given", seconds=watch.seconds)
-        return Point(settled(runs), info, settled(z), moved=False, problem=problem)
-
-
 def continued(method: MAP, problem: Problem, z: Any) -> Point:
     """Climb on from coordinates z, on full batches."""
     watch = Stopwatch()
@@ -260,7 +240,7 @@ VANISHED = 1e-9
 def failure(method: MAP, problem: Problem, density: Density, runs: Climbs, row: int) -> FitError:
     """Explain a divergence: step, term, leaf; carries the last finite parameters."""
     z, step = take(runs.ascent.z, row), int(runs.ascent.steps[row])
-    batch = failing_batch(problem.data, take(runs.keys, row), step, method.batch_size)
+    batch = batch_of(problem.data, take(runs.keys, row), step, method.batch_size)
     reason = describe_failure(density, z, batch)
     return FitError(
         f"{describe(method)} diverged at step {step + 1}: {reason}. The last finite parameters are in `error.last`.",
@@ -279,7 +259,7 @@ def prior_only(problem: Problem, density: Density) -> list[str]:
     start = problem.model.start_unconstrained(problem.dtype)
     moved = jax.tree.map(lambda v: v + jnp.asarray(rng.uniform(-0.1, 0.1, v.shape), v.dtype), start)
     program = problem.model.programs.setdefault(("likelihood slope", density), jax.jit(slope))
-    found = program(moved, problem.data)
+    found = program(moved, problem.sample)
     return [path for path, leaf in named_leaves(found) if not np.any(np.asarray(leaf))]
 
 

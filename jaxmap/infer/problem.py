@@ -11,12 +11,11 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import errors
 
-from jaxmap.curvature import examples_at_a_time, map_over_examples
-from jaxmap.data import check_data, fingerprint, num_examples
+from jaxmap.data import Stream, check_data, fingerprint, num_examples
+from jaxmap.infer.together import check_together, likelihoods
 from jaxmap.model import Model
-from jaxmap.trees import cast_floats, check_key, float_dtype, named_leaves, precision_scope, signature, stack, take
+from jaxmap.trees import cast_floats, check_key, float_dtype, named_leaves, precision_scope, stack, take
 from jaxmap.types import Data, FitError, Key, Method, Posterior, Seeds
 
 
@@ -28,7 +27,7 @@ class Problem:
 
     Attributes:
         model: the user's model.
-        data: all examples, in the computing dtype.
+        data: all examples in the computing dtype, or a stream of them.
         dtype: the floating dtype of parameters and data.
         progress: show progress bars; None: where there is a terminal.
         folder: where a long run keeps what it has, to be taken up again; None: nowhere.
@@ -43,8 +42,16 @@ class Problem:
     solved: dict[Any, list[Posterior | FitError]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, model: Model, data: Data, *, precision: str | None = None, progress: bool | None = None) -> "Problem":
-        """Check model and data together.
+    def of(
+        cls,
+        model: Model,
+        data: Data | Stream,
+        *,
+        precision: str | None = None,
+        progress: bool | None = None,
+        streams: bool = False,
+    ) -> "Problem":
+        """Check model and data together; of a stream, where `streams` allows one, the first examples.
 
         Raises:
             TypeError, ValueError: in words about model or data, never from inside jax.
@@ -53,25 +60,26 @@ class Problem:
             raise TypeError(f"Expected a jm.Model; got {type(model).__name__}. Build one with jm.supervised(...).")
         dtype = computing_dtype(model, precision)
         with precision_scope(dtype):
-            problem = cls(model, check_data(data, dtype=dtype), dtype, progress)
-            problem._check_observe()
-            problem._check_shapes()
-            try:
-                problem._check_start()
-            except (TypeError, ValueError, jax.errors.JaxRuntimeError) as error:
-                if not any(word in str(error) for word in ("same dtypes", "verifier errors", "ProgramInputMismatch")):
-                    raise
-                raise ValueError(
-                    f"Expected a model that can compute in {dtype}; got one with a numpy constant in a closure that "
-                    "jax keeps in the precision of its first use. Make the constant a jax array (jnp.asarray), or "
-                    "make it anew with the model."
-                ) from error
+            allowed = streams and isinstance(data, Stream)
+            checked = data.in_dtype(dtype) if allowed else check_data(data, dtype=dtype)
+            problem = cls(model, checked, dtype, progress)
+            check_together(model, problem.sample, dtype)
         return problem
 
     @property
     def num_examples(self) -> int:
         """N."""
         return num_examples(self.data)
+
+    @property
+    def streamed(self) -> bool:
+        """True where the examples are never all in memory."""
+        return isinstance(self.data, Stream)
+
+    @property
+    def sample(self) -> Data:
+        """Examples that stand for all where only their kind matters: all, or the first of a stream."""
+        return self.data.sample if isinstance(self.data, Stream) else self.data
 
     @functools.cached_property
     def num_params(self) -> int:
@@ -127,73 +135,13 @@ class Problem:
                 results.append(error)
         return results
 
-    def _check_shapes(self) -> None:
-        known = ("checked", signature(self.data), self.dtype)
-        if known in self.model.programs:
-            return
-        made = self._likelihood_shape()
-        if not hasattr(made, "shape") or not jnp.issubdtype(made.dtype, jnp.floating):
-            raise TypeError(
-                f"Expected log_likelihood to return real numbers of shape ({self.num_examples},); got {made!r}."
-            )
-        shape, n = made.shape, self.num_examples
-        if shape != (n,):
-            remedy = "Return one value per example; do not sum." if shape == () else "Sum over everything but examples."
-            raise ValueError(f"Expected log_likelihood to return shape ({n},), one per example; got {shape}. {remedy}")
-        try:
-            prior = jax.eval_shape(self.model.log_prior, self.model.start)
-        except (TypeError, AttributeError, KeyError, IndexError) as error:
-            if "Expected" in str(error):
-                raise
-            raise TypeError(f"Expected log_prior to be a function of the params; calling it failed: {error}") from error
-        if getattr(prior, "shape", None) != ():
-            got = f"shape {prior.shape}" if hasattr(prior, "shape") else repr(prior)
-            raise ValueError(f"Expected log_prior to return a scalar; got {got}. Sum it.")
-        self.model.programs[known] = True
-
-    def _likelihood_shape(self) -> Any:
-        params = cast_floats(self.model.start, self.dtype)
-        try:
-            return jax.eval_shape(self.model.log_likelihood, params, self.data)
-        except (ValueError, TypeError, AttributeError, KeyError, IndexError, errors.FlaxError) as error:
-            if "Expected" in str(error):
-                raise
-            raise ValueError(f"Expected a log_likelihood that accepts this data; calling it failed: {error}") from error
-
-    def _check_start(self) -> None:
-        """Refuse targets outside the support of y and starts of density zero."""
-        params = cast_floats(self.model.start, self.dtype)
-        if self.model.observe is not None and isinstance(self.data, tuple) and len(self.data) == 2:
-            self._check_target(params)
-        values = np.asarray(self._likelihoods(params))
-        bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size:
-            raise ValueError(
-                f"Expected a finite log-likelihood at the start; got {values[bad[0]]} for rows {bad[:5].tolist()}. "
-                "Check these rows, or start elsewhere."
-            )
-        prior = float(self.model.log_prior(params))
-        if not np.isfinite(prior):
-            raise ValueError(f"Expected a finite log_prior at the start; got {prior}. Start inside the support.")
-
-    def _check_observe(self) -> None:
-        """Refuse an `observe` of the user's that does not return one distribution per example."""
-        observe, pair = self.model.observe, isinstance(self.data, tuple) and len(self.data) == 2
-        if observe is None or self.model.emission is not None or not pair:
-            return
-        made = observe(cast_floats(self.model.start, self.dtype), self.data[0])
-        shape = getattr(made, "batch_shape", None)
-        if shape != (self.num_examples,):
-            got = made if shape is None else f"batch shape {shape}"
-            raise ValueError(
-                f"Expected observe(params, x) to return a distribution of batch shape ({self.num_examples},), one per "
-                f"example; got {got}. Move other axes into the event with .to_event(...)."
-            )
-
     def log_joint_at_start(self) -> float:
         """The density at the model's own start, in nats: a fingerprint of what the functions compute."""
         params = cast_floats(self.model.start, self.dtype)
-        return float(np.sum(np.asarray(self._likelihoods(params), np.float64)) + float(self.model.log_prior(params)))
+        return float(
+            np.sum(np.asarray(likelihoods(self.model, params, self.sample), np.float64))
+            + float(self.model.log_prior(params))
+        )
 
     def identity(self) -> dict[str, str]:
         """What results depend on, beside a method and a key, as text.
@@ -205,32 +153,10 @@ class Problem:
             value = self.log_joint_at_start()
         return {
             "model": f"{shapes}; log joint at the start {value:.5g}",
-            "train": fingerprint(self.data),
+            "train": self.data.fingerprint() if isinstance(self.data, Stream) else fingerprint(self.data),
             "precision": str(self.dtype),
             "jaxmap": library_versions()["jaxmap"],
         }
-
-    def _likelihoods(self, params: Any) -> Any:
-        def values(params: Any, data: Data) -> Any:
-            each = functools.partial(self.model.log_likelihood, params)
-            return map_over_examples(each, data, examples_at_a_time(each, data))
-
-        return self.model.programs.setdefault("likelihoods", jax.jit(values))(params, self.data)
-
-    def _check_target(self, params: Any) -> None:
-        def inside(params: Any, x: Any, y: Any) -> Any:
-            return self.model.observe(params, x).support(y)  # type: ignore[misc]
-
-        x, y = self.data
-        program = self.model.programs.setdefault("inside", jax.jit(inside))
-        good = np.asarray(program(params, x, y))
-        if not good.all():
-            rows = np.flatnonzero(~good.reshape(len(good), -1).all(axis=1))
-            values = np.asarray(y)[rows[:3]].tolist()
-            raise ValueError(
-                f"Expected y inside the support of its distribution; got {values} in rows {rows[:3].tolist()}. "
-                "Count classes from 0, and choose a likelihood for this kind of target."
-            )
 
 
 def computing_dtype(model: Model, precision: str | None) -> Any:

@@ -178,6 +178,12 @@ def write_atomically(path: Path, content: bytes) -> Path:
     return path
 
 
+def sweep_up(folder: Path) -> None:
+    """Remove the files that a writer which was killed left half written."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
+
+
 def folder_for(kind: str, folder: str | Path) -> Path:
     """Make a folder to write to.
 

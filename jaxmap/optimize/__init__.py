@@ -12,19 +12,25 @@ from jaxmap.optimize.newton_cg import NewtonCG
 from jaxmap.optimize.coordinate_descent import l1_quadratic
 from jaxmap.optimize.proximal import ProximalGradient, ProximalNewton
 from jaxmap.optimize.choice import Task, choose_solver
+from jaxmap.optimize.recipe import recipe_of
 from jaxmap.optimize.climb import climb
 from jaxmap.optimize.failure import describe_failure
 from jaxmap.optimize.krylov import lanczos
-from jaxmap.optimize.certificate import Slope, certify, slope_at
+from jaxmap.optimize.slope import Slope, slope_at
+from jaxmap.optimize.certificate import certify
 from jaxmap.optimize.examine import Evidence, examine, statuses_of, verdict
-from jaxmap.optimize.maximize import Ascent, Budget, maximize
+from jaxmap.optimize.feed import Feed, Layout, batch_of, feed_of
+from jaxmap.optimize.maximize import Ascent, Budget, Keeper, Standing, maximize
 
 __all__ = [
     "LBFGS",
     "Ascent",
     "Budget",
     "Evidence",
+    "Feed",
     "FirstOrder",
+    "Keeper",
+    "Layout",
     "Newton",
     "NewtonCG",
     "Objective",
@@ -34,16 +40,20 @@ __all__ = [
     "Slope",
     "Solver",
     "SolverState",
+    "Standing",
     "Task",
+    "batch_of",
     "certify",
     "choose_solver",
     "climb",
     "decay_of",
     "describe_failure",
     "examine",
+    "feed_of",
     "l1_quadratic",
     "lanczos",
     "maximize",
+    "recipe_of",
     "objective_of",
     "scaled_gradient",
     "slope_at",

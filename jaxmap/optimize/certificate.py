@@ -13,12 +13,10 @@ from jax.flatten_util import ravel_pytree
 
 from jaxmap.curvature import (
     SingularCurvatureError,
-    examples_at_a_time,
     ggn,
     is_concave,
     negative_hessian,
     scaled_spectrum,
-    sum_over_examples,
     unconstrained_outputs,
 )
 from jaxmap.curvature.factor import FLAT, flat_paths
@@ -26,7 +24,7 @@ from jaxmap.model import Density, is_real
 from jaxmap.optimize.krylov import MOST_PRODUCTS, lanczos, vectors_of
 from jaxmap.optimize.krylov import decrement as decrement_by_products
 from jaxmap.optimize.objective import flat_kinks
-from jaxmap.optimize.solver import scaled_gradient
+from jaxmap.optimize.slope import Slope, likelihood_slope, slope_at
 from jaxmap.trees import in_double, named_leaves
 from jaxmap.types import Certificate, Data, Status
 
@@ -48,54 +46,10 @@ DENSE_UP_TO = 1500
 DECREMENT = 1e-2
 """Distance to the maximum, in posterior standard deviations, below which a point counts as the maximum."""
 
-FEWEST_PRODUCTS = 10
-"""Conjugate gradients that are not worth beginning."""
-
 EXAMPLES_AT_A_TIME = 16384
 
-STRICTLY = 1 - 1e-6
-"""A kink holds a coordinate whose gradient is smaller than its weight; at equality the curvature decides."""
-
-
-class Slope(NamedTuple):
-    """The density at a point, over all examples, in float64; totals in nats.
-
-    Attributes:
-        log_likelihood, log_prior: of the model, the prior also where it is not maximised.
-        value: the density that is maximised.
-        gradient: of its smooth part, (p,).
-        held: True for coordinates that lie at a kink whose subgradient holds them there, (p,).
-        residual: what must vanish at a maximum, (p,): the gradient, less what the kinks can absorb.
-        relative: the scaled residual.
-    """
-
-    log_likelihood: Any
-    log_prior: Any
-    value: Any
-    gradient: Any
-    held: Any
-    residual: Any
-    relative: Any
-
-
-def slope_at(density: Density, z: Any, data: Data) -> Slope:
-    """Evaluate density and gradient at z, in bounded memory, in float64."""
-
-    def evaluate(z: Any, data: Data) -> Slope:
-        likelihood, gradient = _likelihood_slope(density, z, data)
-        smooth, of_prior = jax.value_and_grad(density.smooth_log_prior)(z)
-        gradient = ravel_pytree(jax.tree.map(jnp.add, gradient, of_prior))[0]
-        flat, unravel = ravel_pytree(z)
-        weights, centers = flat_kinks(density.kinks(z), z)
-        kinked = (weights > 0) & (flat == centers)
-        held = kinked & (jnp.abs(gradient) < STRICTLY * weights)
-        outward = jnp.sign(gradient) * jnp.maximum(jnp.abs(gradient) - weights, 0.0)
-        residual = jnp.where(kinked, outward, gradient - weights * jnp.sign(flat - centers))
-        value = likelihood + smooth - jnp.sum(weights * jnp.abs(flat - centers))
-        prior = density.model.log_prior(density.model.space.constrain(z))
-        return Slope(likelihood, prior, value, gradient, held, residual, scaled_gradient(unravel(residual), z, value))
-
-    return Slope(*(np.asarray(v) for v in in_double(_program(density, "slope", evaluate), z, data)))
+FEWEST_PRODUCTS = 10
+"""Conjugate gradients that are not worth beginning."""
 
 
 def certify(
@@ -326,7 +280,7 @@ def _by_products(
         def gradient(v: Any) -> Any:
             point = unravel(v)
             of_prior = jax.grad(density.smooth_log_prior)(point)
-            return -ravel_pytree(jax.tree.map(jnp.add, _likelihood_slope(density, point, data)[1], of_prior))[0]
+            return -ravel_pytree(jax.tree.map(jnp.add, likelihood_slope(density, point, data)[1], of_prior))[0]
 
         def product(v: Any) -> Any:
             return free * jax.jvp(gradient, (flat,), (free * v,))[1]
@@ -363,18 +317,6 @@ def _by_products(
     return certificate, near(float(distance), float(np.linalg.norm(resolution * flat_z) * np.sqrt(largest)))
 
 
-def _likelihood_slope(density: Density, z: Any, data: Data) -> tuple[Any, Any]:
-    """The summed log-likelihood and its gradient, in bounded memory."""
-
-    def part(batch: Data, weights: Any) -> Any:
-        def likelihood(z: Any) -> Any:
-            return jnp.sum(jnp.where(weights > 0, density.log_likelihoods(z, batch), 0.0))
-
-        return jax.value_and_grad(likelihood)(z)
-
-    return sum_over_examples(part, data, examples_at_a_time(lambda batch: density.log_likelihoods(z, batch), data))
-
-
 def _pull_of(density: Density) -> Any:
     """The smooth part's gradient at each of several moves from z."""
 
@@ -384,7 +326,7 @@ def _pull_of(density: Density) -> Any:
         def at(move: Any) -> Any:
             point = unravel(flat + move)
             of_prior = jax.grad(density.smooth_log_prior)(point)
-            return ravel_pytree(jax.tree.map(jnp.add, _likelihood_slope(density, point, data)[1], of_prior))[0]
+            return ravel_pytree(jax.tree.map(jnp.add, likelihood_slope(density, point, data)[1], of_prior))[0]
 
         return jax.lax.map(at, moves)
 

@@ -10,8 +10,9 @@ from jax.flatten_util import ravel_pytree
 from jaxmap.curvature import is_concave, negative_hessian
 from jaxmap.curvature.factor import FLAT
 from jaxmap.model import Density, weighted_sum
-from jaxmap.optimize.certificate import DECREMENT, GRADIENT_WORTH_A_HESSIAN, STRICTLY, Spectrum, near
+from jaxmap.optimize.certificate import DECREMENT, GRADIENT_WORTH_A_HESSIAN, Spectrum, near
 from jaxmap.optimize.objective import flat_kinks
+from jaxmap.optimize.slope import STRICTLY
 from jaxmap.optimize.solver import scaled_gradient
 from jaxmap.trees import take
 from jaxmap.types import Certificate, Data, Status

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmap.data import leaf_name
 from jaxmap.model import Density
 from jaxmap.trees import named_leaves
 from jaxmap.types import Data
@@ -22,11 +23,16 @@ def describe_failure(density: Density, z: Any, data: Data) -> str:
     Returns:
         sentence: such as "log_likelihood is nan for rows [3] of the batch".
     """
-    values = np.asarray(density.log_likelihoods(z, data))
+    # compiled, as in the fit: called on numbers, distributions would refuse their own parameters
+    values = np.asarray(jax.jit(density.log_likelihoods)(z, data))
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
-        return f"log_likelihood is {values[bad[0]]} for rows {bad[:5].tolist()} of the batch"
-    prior = np.asarray(density.log_prior(z))
+        said = f"log_likelihood is {values[bad[0]]} for rows {bad[:5].tolist()} of the batch"
+        leaves = [
+            leaf_name(path) for path, leaf in named_leaves(data) if not np.all(np.isfinite(np.asarray(leaf)[bad]))
+        ]
+        return f"{said}, where {' and '.join(leaves)} of the data is not finite" if leaves else said
+    prior = np.asarray(jax.jit(density.log_prior)(z))
     if not np.isfinite(prior):
         return f"log_prior is {prior}"
     for term, function in (("log_likelihood", lambda v: jnp.sum(density.log_likelihoods(v, data))),

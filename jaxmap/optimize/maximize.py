@@ -1,27 +1,27 @@
 """maximize(): one loop for every solver, on the device in chunks.
 
-Between chunks the host looks: it moves the bar, catches an interrupt, and tests for numbers that are not finite.
+Between chunks the host looks: it moves the bar, catches an interrupt, tests for numbers that are not finite, and keeps
+what a later run needs to go on.
 Inside a chunk nothing of that costs anything. When a chunk ends badly it is run again, carefully, to find the step.
 """
 
+import contextlib
 import time
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmap.data import BatchPlan, BatchRows, num_examples, take_examples
+from jaxmap.data import Stream
 from jaxmap.model import Density
+from jaxmap.optimize.feed import Feed, Layout, feed_of
 from jaxmap.optimize.objective import objective_of
 from jaxmap.optimize.progress import Progress
 from jaxmap.optimize.solver import Solver, SolverState
 from jaxmap.trees import all_finite, take
 from jaxmap.types import Data, Key, Status
-
-CHUNK = 8192
-"""Steps that one compiled call can take at most (an epoch if that is longer)."""
 
 SECONDS_PER_CHUNK = 0.25
 
@@ -59,71 +59,94 @@ class Ascent(NamedTuple):
     history: np.ndarray
 
 
+class Standing(NamedTuple):
+    """Where a climb stands between two calls: all that it needs to go on, bit for bit.
+
+    Attributes:
+        state: of the solver; of members that diverged the last finite one.
+        step: steps called for so far, and with them the position in the data.
+        taken: steps of each member.
+        codes: `Status` codes of each member.
+        losses: (members, count) of each call; more than `step` columns where a call was cut short.
+    """
+
+    state: SolverState
+    step: int
+    taken: np.ndarray
+    codes: np.ndarray
+    losses: list[np.ndarray]
+
+    @property
+    def history(self) -> np.ndarray:
+        """The loss of each step, (members, step), NaN after the end of a member."""
+        empty = np.zeros((len(self.codes), 0))
+        return np.concatenate(self.losses, axis=1)[:, : self.step] if self.losses else empty
+
+    @property
+    def lost(self) -> np.ndarray:
+        """True for members that diverged."""
+        return self.codes == Status.DIVERGED.code
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """What keeps the standing of a climb, to take it up again."""
+
+    def read(self, begun: Standing) -> Standing:
+        """The standing that was kept last, in the structure of one that has just begun, or that one."""
+        ...
+
+    def write(self, standing: Standing, last: bool = False) -> None:
+        """Keep a standing, if it is time to or if it is the last one."""
+        ...
+
+
 def maximize(
-    density: Density, data: Data, starts: Any, keys: Key, solver: Solver, budget: Budget, label: str = "fit"
+    density: Density,
+    data: Data | Stream,
+    starts: Any,
+    keys: Key,
+    solver: Solver,
+    budget: Budget,
+    label: str = "fit",
+    keeper: Keeper | None = None,
 ) -> Ascent:
     """Climb the density from every start at once.
 
     Args:
         density: what to maximise.
-        data: all examples.
+        data: all examples, or a stream of them.
         starts: unconstrained coordinates with a leading axis of members.
         keys: one per member, for the order of the minibatches.
         solver: what moves.
         budget: steps and batches.
         label: for the progress bar.
+        keeper: takes up a climb that was stopped, and keeps this one.
 
     Returns:
         ascent: one entry per member; never raises for numerical reasons.
     """
     members = len(jax.tree.leaves(keys)[0]) if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else len(keys)
-    plan = None if budget.batch_size is None else BatchPlan(num_examples(data), budget.batch_size)
-    climb = _Climb(density, solver, plan, members)
-    state = climb.begin(starts, data)
-    done = np.zeros(members, int)
-    codes = np.full(members, Status.STEPS_EXHAUSTED.code)
-    losses: list[np.ndarray] = []
-    last_finite: dict[int, Any] = {}
-    first, count = 0, 16
-    with Progress(label, budget.steps, budget.progress) as bar:
+    feed = feed_of(data, keys, budget.batch_size)
+    climb = _Climb(density, solver, feed.layout, members)
+    standing = climb.begin(starts, feed.data)
+    standing = standing if keeper is None else keeper.read(standing)
+    interrupted, count = False, 16
+    with Progress(label, budget.steps, budget.progress) as bar, contextlib.closing(feed):
         try:
-            while first < budget.steps and not climb.finished(state, codes):
+            while standing.step < budget.steps and not climb.finished(standing):
                 began = time.perf_counter()
-                count = min(count, climb.room(first), budget.steps - first)
-                dealt = climb.deal(keys, first)
-                new, taken, values = climb.run(state, data, dealt, first, count)
-                sound = np.isfinite(_filled_after(values, taken)).all(axis=1)
-                failed = ~(climb.finite(new) & sound) & (codes != Status.DIVERGED.code)
-                if failed.any():
-                    careful = climb.run(state, data, dealt, first, count, careful=True)
-                    new, taken, values = climb.merged(failed, careful, (new, taken, values))
-                    lost = failed & (taken < count)
-                    codes[lost] = Status.DIVERGED.code
-                    last_finite |= {int(m): climb.coordinates(new, int(m)) for m in np.flatnonzero(lost)}
-                taken = np.where((codes == Status.DIVERGED.code) & ~failed, 0, taken)
-                state, first, done = new, first + count, done + taken
-                losses.append(_blank_after(values, taken))
-                bar.update(first, f"loss {values[:, -1].min():.4g}" if bar.enabled else "")
+                count = min(count, climb.room(standing.step), budget.steps - standing.step)
+                standing = climb.advance(feed, standing, count)
+                bar.update(standing.step, f"loss {standing.losses[-1][:, -1].min():.4g}" if bar.enabled else "")
+                if keeper is not None and not standing.lost.all():
+                    keeper.write(standing)
                 count = _next_count(count, time.perf_counter() - began)
         except KeyboardInterrupt:
-            codes[codes != Status.DIVERGED.code] = Status.INTERRUPTED.code
-    share = 1.0 if plan is None else plan.size / plan.num_examples
-    spent = done * share if state.gradients is None else np.atleast_1d(np.asarray(state.gradients))
-    history = np.concatenate(losses, axis=1) if losses else np.zeros((members, 0))
-    z = state.z if members > 1 else jax.tree.map(lambda leaf: leaf[None], state.z)
-    for member, coordinates in last_finite.items():
-        z = jax.tree.map(lambda leaf, last, m=member: leaf.at[m].set(last), z, coordinates)
-    return Ascent(z, codes, done, spent, history[:, : int(done.max(initial=0))])
-
-
-def failing_batch(data: Data, key: Key, step: int, batch_size: int | None) -> Data:
-    """The examples that a step saw, to explain a failure."""
-    if batch_size is None:
-        return data
-    plan = BatchPlan(num_examples(data), batch_size)
-    dealt = plan.epoch(key, jnp.asarray(step // plan.batches))
-    used = np.asarray(dealt.weights[step % plan.batches]) > 0
-    return take_examples(data, np.asarray(dealt.rows[step % plan.batches])[used])
+            interrupted = True
+    if keeper is not None and not standing.lost.all():
+        keeper.write(standing, last=True)
+    return climb.ended(standing, interrupted)
 
 
 @dataclass
@@ -132,61 +155,65 @@ class _Climb:
 
     density: Density
     solver: Solver
-    plan: BatchPlan | None
+    layout: Layout
     members: int
-    _dealt: tuple[int, BatchRows | None] = (-1, None)
 
-    @property
-    def epochs(self) -> int:
-        """Epochs dealt per call."""
-        return 1 if self.plan is None else max(1, CHUNK // self.plan.batches)
+    def room(self, step: int) -> int:
+        """How many steps may be taken from `step` on within one block."""
+        return self.layout.length - step % self.layout.length
 
-    @property
-    def length(self) -> int:
-        """Steps per call at most."""
-        return CHUNK if self.plan is None else self.epochs * self.plan.batches
-
-    def room(self, first: int) -> int:
-        """How many steps may follow `first` within one call."""
-        return self.length if self.plan is None else self.length - first % self.length
-
-    def begin(self, starts: Any, data: Data) -> SolverState:
+    def begin(self, starts: Any, data: Data) -> Standing:
         def init(z: Any, data: Data) -> SolverState:
             # Strong types, as every step returns them: otherwise the first chunk would be compiled for itself.
             state = self.solver.init(objective_of(self.density, data), z)
             return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state)
 
         program = self._program("init", jax.vmap(init, in_axes=(0, None)) if self.members > 1 else init)
-        return program(starts if self.members > 1 else take(starts, 0), data)
+        state = program(starts if self.members > 1 else take(starts, 0), data)
+        codes = np.full(self.members, Status.STEPS_EXHAUSTED.code)
+        return Standing(state, 0, np.zeros(self.members, int), codes, [])
 
-    def deal(self, keys: Key, first: int) -> BatchRows | None:
-        """The rows of the block of epochs that holds step `first`, dealt once per block; None for full batches."""
-        plan = self.plan
-        if plan is None:
-            return None
-        block = first // self.length
-        if block != self._dealt[0]:
+    def advance(self, feed: Feed, at: Standing, count: int) -> Standing:
+        """Take `count` steps; a member whose numbers stop being finite stays where they last were."""
+        number, offset = divmod(at.step, self.layout.length)
+        arguments = (at.state, feed.data, feed.block(number), offset, count)
+        new, moved, values = self.run(*arguments)
+        sound = np.isfinite(_filled_after(values, moved)).all(axis=1)
+        failed = ~(self.finite(new) & sound) & ~at.lost
+        codes = at.codes
+        if failed.any():
+            careful = self.run(*arguments, careful=True)
+            new, moved, values = self.merged(failed, careful, (new, moved, values))
+            codes = np.where(failed & (moved < count), Status.DIVERGED.code, codes)
+        if at.lost.any():
+            new, moved, values = self.merged(at.lost, (at.state, 0 * moved, values), (new, moved, values))
+        at.losses.append(_blank_after(values, moved))
+        return Standing(new, at.step + count, at.taken + moved, codes, at.losses)
 
-            def deal(key: Key, epoch: Any) -> BatchRows:
-                dealt = jax.vmap(lambda e: plan.epoch(key, e))(epoch + jnp.arange(self.epochs))
-                return jax.tree.map(lambda leaf: leaf.reshape(self.length, plan.size), dealt)
-
-            program = self._program("deal", jax.vmap(deal, in_axes=(0, None)) if self.members > 1 else deal)
-            self._dealt = (block, program(keys if self.members > 1 else keys[0], block * self.epochs))
-        return self._dealt[1]
+    def ended(self, at: Standing, interrupted: bool) -> Ascent:
+        """What came of it."""
+        codes = np.where(at.lost | (not interrupted), at.codes, Status.INTERRUPTED.code)
+        counted = at.state.gradients
+        spent = at.taken * self.layout.share if counted is None else np.atleast_1d(np.asarray(counted))
+        z = at.state.z if self.members > 1 else jax.tree.map(lambda leaf: leaf[None], at.state.z)
+        return Ascent(z, codes, at.taken, spent, at.history[:, : int(at.taken.max(initial=0))])
 
     def run(
-        self, state: SolverState, data: Data, dealt: BatchRows | None, first: int, count: int, careful: bool = False
+        self, state: SolverState, data: Data, block: Any, offset: int, count: int, careful: bool = False
     ) -> tuple[SolverState, np.ndarray, np.ndarray]:
         """Take `count` steps; returns the state, the steps taken per member, and their losses."""
 
-        def chunk(state: SolverState, data: Data, dealt: BatchRows | None, offset: Any, count: Any) -> Any:
-            return self._chunk(state, data, dealt, offset, count, careful)
+        def chunk(state: SolverState, data: Data, block: Any, offset: Any, count: Any) -> Any:
+            return self._chunk(state, data, block, offset, count, careful)
 
-        batched = jax.vmap(chunk, in_axes=(0, None, 0, None, None))
+        batched = jax.vmap(chunk, in_axes=(0, None, 0 if self.layout.each else None, None, None))
         program = self._program("careful" if careful else "chunk", batched if self.members > 1 else chunk)
-        state, taken, values = program(state, data, dealt, first % self.length, count)
-        return state, np.atleast_1d(np.asarray(taken)), np.atleast_2d(np.asarray(values[..., :count]))
+        state, taken, values = program(state, data, block, offset, count)
+        return (
+            state,
+            np.atleast_1d(np.asarray(taken)),
+            np.atleast_2d(np.asarray(values)[..., :count]),
+        )  # cut here: on the device each count compiles
 
     def merged(self, chosen: np.ndarray, a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
         """The chosen members from a, the others, untouched by what failed, from b."""
@@ -199,10 +226,6 @@ class _Climb:
         taken, values = (np.asarray(pick(x, y)) for x, y in zip(a[1:], b[1:], strict=True))
         return jax.tree.map(pick, a[0], b[0]), taken, values
 
-    def coordinates(self, state: SolverState, member: int) -> Any:
-        """Where one member is."""
-        return take(state.z, member) if self.members > 1 else state.z
-
     def finite(self, state: SolverState) -> Any:
         """Per member: are coordinates and loss finite?"""
 
@@ -212,24 +235,21 @@ class _Climb:
         program = self._program("finite", jax.vmap(test) if self.members > 1 else test)
         return np.atleast_1d(np.asarray(program(state)))
 
-    def finished(self, state: SolverState, codes: np.ndarray) -> bool:
+    def finished(self, at: Standing) -> bool:
         """True where no member would move."""
         program = self._program("done", lambda state: jnp.asarray(self.solver.done(state)))
-        done = np.atleast_1d(np.asarray(program(state)))
-        return bool(np.all(done | (codes == Status.DIVERGED.code)))
+        done = np.atleast_1d(np.asarray(program(at.state)))
+        return bool(np.all(done | at.lost))
 
-    def _chunk(
-        self, state: SolverState, data: Data, dealt: BatchRows | None, offset: Any, count: Any, careful: bool
-    ) -> Any:
-        losses_of = self._losses(data, dealt, offset)
-
+    def _chunk(self, state: SolverState, data: Data, block: Any, offset: Any, count: Any, careful: bool) -> Any:
         def going(carry: Any) -> Any:
             i, state, failed, _ = carry
             return (i < count) & ~failed & ~jnp.asarray(self.solver.done(state))
 
         def step(carry: Any) -> Any:
             i, state, failed, values = carry
-            new = self.solver.step(losses_of(i), state)
+            objective = self.layout.objective(self.density, data, block, offset + i)
+            new = self.solver.step(objective, state)
             values = values.at[i].set(new.value)
             if careful:
                 fine = all_finite((new.z, new.value))
@@ -237,27 +257,13 @@ class _Climb:
                 return jnp.where(fine, i + 1, i), new, ~fine, values
             return i + 1, new, failed, values
 
-        values = jnp.zeros(self.length, state.value.dtype)
+        values = jnp.zeros(self.layout.length, state.value.dtype)
         i, state, _, values = jax.lax.while_loop(going, step, (jnp.asarray(0), state, jnp.asarray(False), values))
         return state, i, values
 
-    def _losses(self, data: Data, dealt: BatchRows | None, offset: Any) -> Any:
-        """The loss of step i of this call, as a function of i."""
-        plan = self.plan
-        if plan is None or dealt is None:
-            whole = objective_of(self.density, data)
-            return lambda i: whole
-
-        def losses_of(i: Any) -> Any:
-            batch = take_examples(data, dealt.rows[offset + i])
-            used = dealt.weights[offset + i] if plan.ragged else None
-            return objective_of(self.density, batch, used, plan.num_examples)
-
-        return losses_of
-
     def _program(self, name: str, function: Any) -> Any:
         """Compile once per model, solver and plan: data, keys and the numbers of steps are arguments."""
-        key = (name, self.density, replace(cast(Any, self.solver), steps=1), self.plan, self.members > 1)
+        key = (name, self.density, replace(cast(Any, self.solver), steps=1), self.layout, self.members > 1)
         return self.density.model.programs.setdefault(key, jax.jit(function))
 
 

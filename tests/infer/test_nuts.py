@@ -10,7 +10,7 @@ import pytest
 
 import jaxmap as jm
 from jaxmap import Status
-from jaxmap.infer import nuts_journal, nuts_start
+from jaxmap.infer import journal, nuts_start
 from jaxmap.infer.nuts_diagnosis import apart, bfmi
 from jaxmap.infer.nuts_frame import Frame, learn_frame
 from jaxmap.infer.nuts_run import windows_of
@@ -238,7 +238,8 @@ def test_thinned_draws_are_every_second_one(model, whole):
 
 @pytest.mark.parametrize("stop", [10, 30, 59, 61, 75])
 def test_an_interrupted_run_goes_on_bit_for_bit(model, whole, monkeypatch, tmp_path, stop):
-    monkeypatch.setattr(nuts_journal, "SECONDS", 0.0)
+    monkeypatch.setattr(journal, "SECONDS", 0.0)
+    monkeypatch.setattr(journal, "SHARE", np.inf)
     with pytest.MonkeyPatch.context() as patch:
 
         def update(self, done, note=""):
@@ -306,8 +307,9 @@ def test_a_saved_posterior_is_no_run(model, tmp_path):
 
 
 def test_a_folder_that_nobody_would_write_to_is_refused(model, tmp_path):
-    with pytest.raises(ValueError, match=r"Expected jm\.NUTS"):
-        jm.fit(KEY, model, None, jm.MAP(), folder=tmp_path)
+    for method in (jm.Laplace(), jm.Bootstrap(), jm.Given(np.zeros(3))):
+        with pytest.raises(ValueError, match=r"Expected jm\.MLE\(\), jm\.MAP\(\), jm\.NUTS\(\).*keeps nothing"):
+            jm.fit(KEY, model, None, method, folder=tmp_path)
 
 
 def test_the_table_of_draws(whole):

@@ -172,8 +172,8 @@ SCRIPT = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 import jaxmap as jm
-from jaxmap.infer import nuts_journal
-nuts_journal.SECONDS = 0.05
+from jaxmap.infer import journal
+journal.SECONDS = 0.05
 
 def slow(t):
     a = jnp.outer(t, t) + 40 * jnp.eye(40)

@@ -1,0 +1,143 @@
+"""Where a stream comes from: arrays that may lie in files, or batches that a function makes."""
+
+import hashlib
+import mmap
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from jaxmap.data.arrays import fingerprint, num_examples, take_examples
+from jaxmap.data.batches import shuffled
+from jaxmap.trees import named_leaves
+from jaxmap.types import Data, Key
+
+POOL_ROWS, POOL_BYTES = 2**16, 2**24
+"""What is read and shuffled at a time, at most."""
+
+ROWS_TOUCHED = 1024
+"""Rows of a memory-mapped file that are read before its pages are given back."""
+
+PROBES = 256
+"""Rows that name an array, beside its shape and dtype."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What a stream reads."""
+
+    def pieces(self, key: Key | None, epoch: int, first: int) -> Iterator[Data]:
+        """The examples of an epoch from position `first` on, in pieces of any length; `key` None: in their order."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A name of the content, from a part of it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Rows of arrays.
+
+    Attributes:
+        arrays: a pytree with a common leading axis.
+        block: rows that are read together.
+    """
+
+    arrays: Data
+    block: int
+
+    def pieces(self, key: Key | None, epoch: int, first: int) -> Iterator[Data]:  # noqa: D102
+        for rows in self._orders(key, epoch):
+            if first < len(rows):
+                yield jax.tree.map(lambda leaf, wanted=rows[first:]: _rows_of(leaf, wanted), self.arrays)
+            first = max(0, first - len(rows))
+
+    def fingerprint(self) -> str:  # noqa: D102
+        n = num_examples(self.arrays)
+        rows = np.unique(np.linspace(0, n - 1, PROBES).astype(np.int64))
+        said = [f"{path}|{leaf.shape}|{leaf.dtype}" for path, leaf in named_leaves(self.arrays)]
+        probed = fingerprint(jax.tree.map(lambda leaf: _rows_of(leaf, rows), self.arrays))
+        return hashlib.sha256(f"{said} {self.block} {probed}".encode()).hexdigest()[:16]
+
+    @cached_property
+    def _pool(self) -> int:
+        """Rows that are read at a time."""
+        row = sum(leaf.nbytes for leaf in jax.tree.leaves(self.arrays)) // num_examples(self.arrays)
+        return max(self.block, min(POOL_ROWS, POOL_BYTES // max(1, row)))
+
+    def _orders(self, key: Key | None, epoch: int) -> Iterator[np.ndarray]:
+        """The row numbers of an epoch: blocks in random order, the rows of a pool of blocks in random order."""
+        n, block = num_examples(self.arrays), self.block
+        count, together = -(-n // block), self._pool // block
+        order = np.arange(count) if key is None else np.asarray(_shuffled(key, epoch, count))
+        for pool, first in enumerate(range(0, count, together)):
+            starts = order[first : first + together]
+            rows = (starts[:, None] * block + np.arange(block)[None]).ravel()
+            rows = rows[rows < n]
+            if block > 1 and key is not None:
+                seed = [*np.asarray(jax.random.key_data(key)).ravel().tolist(), epoch, pool]
+                rows = np.random.default_rng(seed).permutation(rows)
+            yield rows
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches that a function makes for each epoch; their order is its own."""
+
+    epoch_of: Callable[[int], Iterable[Data]]
+
+    def pieces(self, key: Key | None, epoch: int, first: int) -> Iterator[Data]:  # noqa: D102
+        for piece in self.epoch_of(epoch):
+            arrays = jax.tree.map(np.asarray, piece)
+            length = num_examples(arrays)
+            if first < length:
+                yield take_examples(arrays, slice(first, None))
+            first = max(0, first - length)
+
+    def fingerprint(self) -> str:  # noqa: D102
+        return fingerprint(next(self.pieces(None, 0, 0), None))
+
+
+def opened(leaf: Any) -> Any:
+    """An array as it is, or the memory-mapped array in the file of this name.
+
+    Raises:
+        ValueError: a file that is missing or no array.
+    """
+    if not isinstance(leaf, str | Path):
+        return leaf if hasattr(leaf, "shape") and hasattr(leaf, "dtype") else np.asarray(leaf)
+    try:
+        return np.load(leaf, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Expected a file of one array, written by np.save; got {str(leaf)!r}: {error}") from error
+
+
+_shuffled = jax.jit(shuffled, static_argnames="count")
+
+
+def _rows_of(leaf: Any, rows: np.ndarray) -> np.ndarray:
+    """Read rows, in the order in which they lie, and put them into the order that is wanted."""
+    ascending = np.argsort(rows)
+    made = np.empty((len(rows), *leaf.shape[1:]), leaf.dtype)
+    plain = np.asarray(leaf) if isinstance(leaf, np.memmap) else leaf
+    for first in range(0, len(rows), ROWS_TOUCHED):
+        places = ascending[first : first + ROWS_TOUCHED]
+        made[places] = plain[rows[places]]
+        _give_back(leaf)
+    return made
+
+
+def _give_back(leaf: Any) -> None:
+    """Give the pages of a file back that is mapped for reading alone: they would count as this process's memory."""
+    if not isinstance(leaf, np.memmap) or leaf.mode != "r" or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    base: Any = leaf
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)

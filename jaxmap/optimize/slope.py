@@ -1,0 +1,108 @@
+"""The slope of a density at a point, over all examples, in float64 whatever the fit computed in."""
+
+import contextlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from jaxmap.curvature import examples_at_a_time, sum_over_examples
+from jaxmap.data import Ahead, Stream
+from jaxmap.model import Density, weighted_sum
+from jaxmap.optimize.objective import flat_kinks
+from jaxmap.optimize.solver import scaled_gradient
+from jaxmap.trees import in_double, precision_scope
+from jaxmap.types import Data
+
+STRICTLY = 1 - 1e-6
+"""A kink holds a coordinate whose gradient is smaller than its weight; at equality the curvature decides."""
+
+SWEEP_BYTES = 2**23
+"""What is read of a stream at a time."""
+
+
+class Slope(NamedTuple):
+    """The density at a point, over all examples, in float64; totals in nats.
+
+    Attributes:
+        log_likelihood, log_prior: of the model, the prior also where it is not maximised.
+        value: the density that is maximised.
+        gradient: of its smooth part, (p,).
+        held: True for coordinates that lie at a kink whose subgradient holds them there, (p,).
+        residual: what must vanish at a maximum, (p,): the gradient, less what the kinks can absorb.
+        relative: the scaled residual.
+    """
+
+    log_likelihood: Any
+    log_prior: Any
+    value: Any
+    gradient: Any
+    held: Any
+    residual: Any
+    relative: Any
+
+
+def slope_at(density: Density, z: Any, data: Data | Stream) -> Slope:
+    """Evaluate density and gradient at z, in bounded memory, in float64."""
+    if isinstance(data, Stream):
+        likelihood, gradient = _swept(density, z, data)
+        program = _program(density, "slope of sums", lambda z, sums: _slope(density, z, *sums))
+        found = in_double(program, z, (np.asarray(likelihood), gradient))
+    else:
+        program = _program(density, "slope", lambda z, data: _slope(density, z, *likelihood_slope(density, z, data)))
+        found = in_double(program, z, data)
+    return Slope(*(np.asarray(v) for v in found))
+
+
+def _slope(density: Density, z: Any, likelihood: Any, gradient: Any) -> Slope:
+    """The slope, from the sum of the log-likelihood and of its gradient over all examples."""
+    smooth, of_prior = jax.value_and_grad(density.smooth_log_prior)(z)
+    gradient = ravel_pytree(jax.tree.map(jnp.add, gradient, of_prior))[0]
+    flat, unravel = ravel_pytree(z)
+    weights, centers = flat_kinks(density.kinks(z), z)
+    kinked = (weights > 0) & (flat == centers)
+    held = kinked & (jnp.abs(gradient) < STRICTLY * weights)
+    outward = jnp.sign(gradient) * jnp.maximum(jnp.abs(gradient) - weights, 0.0)
+    residual = jnp.where(kinked, outward, gradient - weights * jnp.sign(flat - centers))
+    value = likelihood + smooth - jnp.sum(weights * jnp.abs(flat - centers))
+    prior = density.model.log_prior(density.model.space.constrain(z))
+    return Slope(likelihood, prior, value, gradient, held, residual, scaled_gradient(unravel(residual), z, value))
+
+
+def likelihood_slope(density: Density, z: Any, data: Data) -> tuple[Any, Any]:
+    """The summed log-likelihood and its gradient, in bounded memory."""
+
+    def part(batch: Data, weights: Any) -> Any:
+        def likelihood(z: Any) -> Any:
+            return jnp.sum(jnp.where(weights > 0, density.log_likelihoods(z, batch), 0.0))
+
+        return jax.value_and_grad(likelihood)(z)
+
+    return sum_over_examples(part, data, examples_at_a_time(lambda batch: density.log_likelihoods(z, batch), data))
+
+
+def _swept(density: Density, z: Any, stream: Stream) -> tuple[Any, Any]:
+    """The same sums over a stream: each part in float64, and so their sum."""
+
+    def part(z: Any, batch: Data, weights: Any) -> Any:
+        def likelihood(z: Any) -> Any:
+            return weighted_sum(weights, density.log_likelihoods(z, batch))
+
+        return jax.value_and_grad(likelihood)(z)
+
+    program, total = _program(density, "swept", part), None
+    batches = Ahead(
+        stream.sweep(max(1, SWEEP_BYTES // max(1, stream.row_bytes()))), lambda: precision_scope(stream.dtype)
+    )
+    with contextlib.closing(batches):
+        for batch, weights in batches:
+            found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), in_double(program, z, batch, weights))
+            total = found if total is None else jax.tree.map(np.add, total, found)
+    return total  # type: ignore[return-value]
+
+
+def _program(density: Density, name: str, function: Any) -> Any:
+    """Compile once per model and density."""
+    return density.model.programs.setdefault((name, density), jax.jit(function))

@@ -1,0 +1,266 @@
+"""Climbs in a folder: stopped anywhere, killed anywhere, they end with the numbers of the undisturbed climb."""
+
+import functools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxmap as jm
+from jaxmap import Status
+from jaxmap.infer import journal
+from jaxmap.infer.storage import HEADER, read_saved
+from jaxmap.optimize.progress import Progress
+from tests.cases import flat
+from tests.optimize.test_maximize import ADAM, KEY, regression, trapped
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@functools.cache
+def linear():
+    def log_likelihood(w, batch):
+        x, y = batch
+        return -0.5 * (y - x @ w) ** 2 - 0.5 * np.log(2 * np.pi)
+
+    return jm.Model(
+        log_likelihood=log_likelihood,
+        log_prior=lambda w: -0.5 * jnp.sum(w**2),
+        init=lambda key: jax.random.normal(key, (3,)),
+    )
+
+
+def rows():
+    return regression(0, 40)
+
+
+def stream():
+    return jm.Stream.of_arrays(rows())
+
+
+CLIMBS = {
+    "minibatches": (rows, jm.MAP(ADAM, steps=3000, batch_size=7)),
+    "MLE": (rows, jm.MLE(optax.sgd(1e-2, momentum=0.9), steps=3000, batch_size=8)),
+    "full batches": (rows, jm.MAP(optax.adam(optax.cosine_decay_schedule(0.1, 3000)), steps=3000)),
+    "accumulated gradients": (rows, jm.MAP(optax.MultiSteps(ADAM, 3), steps=3000, batch_size=7)),
+    "a stream": (stream, jm.MAP(ADAM, steps=3000, batch_size=7)),
+    "restarts": (rows, jm.MAP(ADAM, steps=3000, batch_size=7, restarts=3)),
+    "an ensemble": (rows, jm.Ensemble(jm.MAP(ADAM, steps=3000, batch_size=7), members=3)),
+}
+
+
+@pytest.fixture
+def each_chunk(monkeypatch):
+    """Enter every chunk."""
+    monkeypatch.setattr(journal, "SECONDS", 0.0)
+    monkeypatch.setattr(journal, "SHARE", np.inf)
+
+
+def stopped(method, data, folder, steps):
+    """Interrupt a fit once it has taken so many steps."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def update(self, done, note=""):
+            if done >= steps:
+                raise KeyboardInterrupt
+
+        patch.setattr(Progress, "update", update)
+        return jm.fit(KEY, linear(), data, method, folder=folder)
+
+
+def points(found):
+    return getattr(found, "members", (found,))
+
+
+def check_equal(one, other):
+    for a, b in zip(points(one), points(other), strict=True):
+        np.testing.assert_array_equal(flat(a.mode), flat(b.mode))
+        np.testing.assert_array_equal(a.info.history, b.info.history)
+        assert (a.info.status, a.info.num_gradients) == (b.info.status, b.info.num_gradients)
+        assert a.info.log_joint == b.info.log_joint
+
+
+@pytest.mark.parametrize("name", CLIMBS)
+def test_a_climb_that_was_stopped_goes_on_bit_for_bit(name, tmp_path, each_chunk):
+    make, method = CLIMBS[name]
+    whole = jm.fit(KEY, linear(), make(), method)
+    for steps in (1, 100, 500):  # a chunk is at most four times as long as the one before
+        left = stopped(method, make(), tmp_path, steps)
+        assert left.info.status is Status.INTERRUPTED
+        assert steps <= len(points(left)[0].info.history) < 3000
+        np.testing.assert_array_equal(
+            points(left)[0].info.history, points(whole)[0].info.history[: len(points(left)[0].info.history)]
+        )
+    check_equal(jm.fit(KEY, linear(), make(), method, folder=tmp_path), whole)
+    assert [path.name for path in tmp_path.glob(".*")] == []
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_finished_climb_is_read_and_may_go_on(tmp_path, monkeypatch):
+    method, longer = jm.MAP(ADAM, steps=300, batch_size=7), jm.MAP(ADAM, steps=500, batch_size=7)
+    whole = jm.fit(KEY, linear(), rows(), longer)
+    first = jm.fit(KEY, linear(), rows(), method, folder=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", lambda *_: pytest.fail("a step was taken"))
+        check_equal(jm.fit(KEY, linear(), rows(), method, folder=tmp_path), first)
+    check_equal(jm.fit(KEY, linear(), rows(), longer, folder=tmp_path), whole)
+    with pytest.raises(ValueError, match=r"Expected a climb of at most 300 steps in .*; got one of 500"):
+        jm.fit(KEY, linear(), rows(), method, folder=tmp_path)
+
+
+def test_deterministic_solvers_and_double_precision_are_kept_too(tmp_path, each_chunk):
+    for k, solver in enumerate((jm.LBFGS(), jm.Newton())):
+        method, folder = jm.MAP(solver), tmp_path / str(k)
+        whole = jm.fit(KEY, linear(), rows(), method, precision="float64")
+        for _ in range(2):
+            check_equal(jm.fit(KEY, linear(), rows(), method, precision="float64", folder=folder), whole)
+
+
+def test_the_climb_of_another_model_data_key_or_method_is_refused(tmp_path):
+    method = jm.MAP(ADAM, steps=20, batch_size=7)
+    jm.fit(KEY, linear(), rows(), method, folder=tmp_path)
+    before = (tmp_path / HEADER).read_bytes()
+    other = jm.Model(log_likelihood=lambda w, batch: -((batch[1] - batch[0] @ w) ** 2), init=np.ones(3, "f"))
+    for key, model, data, how, word in (
+        (KEY, other, rows(), method, "model was"),
+        (KEY, linear(), regression(1, 40), method, "train was"),
+        (KEY, linear(), stream(), method, "train was"),
+        (jax.random.key(1), linear(), rows(), method, "key was"),
+        (KEY, linear(), rows(), jm.MAP(ADAM, steps=20, batch_size=8), "method was"),
+        (KEY, linear(), rows(), jm.MLE(ADAM, steps=20, batch_size=7), "method was"),
+        (KEY, linear(), rows(), jm.MAP(optax.adam(2e-2), steps=20, batch_size=7), "solver was"),
+        (KEY, linear(), rows(), jm.MAP(ADAM, steps=20, batch_size=7, restarts=2), "method was"),
+    ):
+        with pytest.raises(ValueError, match=rf"Expected the climb that began in .*{word}.*Name another folder"):
+            jm.fit(key, model, data, how, folder=tmp_path)
+    assert (tmp_path / HEADER).read_bytes() == before
+
+
+def test_a_climb_and_a_run_of_chains_are_told_apart(tmp_path):
+    jm.fit(KEY, linear(), rows(), jm.MAP(ADAM, steps=20), folder=tmp_path)
+    with pytest.raises(ValueError, match=r"Expected a run in .*; got a saved Climb"):
+        jm.fit(KEY, linear(), rows(), jm.NUTS(chains=2, warmup=10, draws=10), folder=tmp_path)
+
+
+def test_a_damaged_entry_is_refused(tmp_path):
+    jm.fit(KEY, linear(), rows(), jm.MAP(ADAM, steps=20), folder=tmp_path)
+    arrays = next(tmp_path.glob("arrays-*.safetensors"))
+    arrays.write_bytes(arrays.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="checksum differs"):
+        jm.fit(KEY, linear(), rows(), jm.MAP(ADAM, steps=20), folder=tmp_path)
+
+
+def step_of(folder):
+    return json.loads(json.loads((folder / HEADER).read_text())["body"])["course"]["step"]
+
+
+def test_a_state_that_is_not_finite_is_never_entered(tmp_path, each_chunk):
+    """A number is missing in the 26th batch of a stream; the last entry is from before, and can be gone on from."""
+    x, y = regression(0, 3000)
+    bad = x.copy()
+    bad[2500, 1] = np.nan
+
+    def served(x):
+        return jm.Stream.of_batches(lambda epoch: ((x[i : i + 500], y[i : i + 500]) for i in range(0, 3000, 500)), 3000)
+
+    method = jm.MAP(ADAM, steps=300, batch_size=100)
+    for _ in range(2):
+        with pytest.raises(jm.FitError, match=r"diverged at step 26: .* where x of the data is not finite"):
+            jm.fit(KEY, linear(), served(bad), method, folder=tmp_path)
+        assert step_of(tmp_path) <= 25
+        assert all(np.isfinite(v).all() for v in read_saved(tmp_path).arrays.values())
+    mended = jm.fit(KEY, linear(), served(x), method, folder=tmp_path)  # the name of a stream is from its first batch
+    check_equal(mended, jm.fit(KEY, linear(), served(x), method))
+
+
+def test_a_member_that_failed_stays_so(tmp_path, each_chunk):
+    model, data = trapped(True)
+    method = jm.Ensemble(jm.MAP(optax.adam(0.01), steps=400), members=6)
+    whole = jm.fit(KEY, model, data, method)
+    jm.fit(KEY, model, data, jm.Ensemble(jm.MAP(optax.adam(0.01), steps=300), members=6), folder=tmp_path)
+    again = jm.fit(KEY, model, data, method, folder=tmp_path)
+    assert Status.DIVERGED in whole.info.members
+    assert again.info.members == whole.info.members
+    check_equal(again, whole)
+    read = read_saved(tmp_path).arrays
+    assert all(np.isfinite(v).all() for name, v in read.items() if name != "history")
+
+
+def test_a_state_in_bfloat16_is_kept(tmp_path, each_chunk):
+    method = jm.MAP(optax.adam(1e-2, mu_dtype=jnp.bfloat16), steps=600, batch_size=7)
+    whole = jm.fit(KEY, linear(), rows(), method)
+    stopped(method, rows(), tmp_path, 100)
+    check_equal(jm.fit(KEY, linear(), rows(), method, folder=tmp_path), whole)
+
+
+# Kills.
+
+STEPS = 40_000
+
+WORKER = """
+import sys, jax, numpy as np
+from jaxmap.infer import journal
+from jaxmap.optimize.progress import Progress
+import importlib
+importlib.import_module("jaxmap.optimize.maximize").SECONDS_PER_CHUNK = 0.01
+journal.SECONDS, journal.SHARE = 0.0, np.inf
+import jaxmap as jm
+from tests.infer.test_resume import KEY, kept, linear, stream
+said = []
+def update(self, done, note=""):
+    if not said:
+        print("going", done, flush=True)
+    said.append(done)
+Progress.update = update
+jm.fit(KEY, linear(), stream(), kept(), folder=sys.argv[1])
+print("done", flush=True)
+"""
+
+
+def kept():
+    return jm.MAP(ADAM, steps=STEPS, batch_size=7)
+
+
+def killed(folder, delay):
+    """Start a fit in a process of its own, and kill it a while after its first chunk."""
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    first = worker.stdout.readline()
+    assert first.startswith("going"), first
+    time.sleep(delay)
+    worker.send_signal(signal.SIGKILL)
+    rest = worker.communicate()[0]
+    assert worker.returncode == -signal.SIGKILL
+    assert "done" not in rest
+    return int(first.split()[1])
+
+
+def survives(folder, kills):
+    rng, begun = random.Random(0), []
+    for _ in range(kills):
+        begun.append(killed(folder, rng.uniform(0.0, 0.25)))
+        read_saved(folder)  # whole, whenever the kill came
+    assert begun == sorted(begun)  # each goes on from the one before
+    assert begun[-1] > begun[0]
+    assert step_of(folder) < STEPS
+    check_equal(jm.fit(KEY, linear(), stream(), kept(), folder=folder), jm.fit(KEY, linear(), stream(), kept()))
+
+
+def test_killed_three_times_it_ends_with_the_same_bits(tmp_path):
+    survives(tmp_path, 3)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_it_ends_with_the_same_bits(tmp_path):
+    survives(tmp_path, 20)
