@@ -20,7 +20,9 @@ VECTORS_AT_A_TIME = 8
 Product = Callable[[Float[Array, "r p"]], Float[Array, "r p"]]
 
 
-def likelihood_product(view: View, z: Any, data: Data, kind: str = "ggn", weights: Any = None) -> Product:
+def likelihood_product(
+    view: View, z: Any, data: Data, kind: str = "ggn", weights: Any = None, scales: Any = None
+) -> Product:
     """The map v -> H v of row vectors, H the curvature of the negative log-likelihood at z.
 
     Rows are in ravel order of the moving leaves.
@@ -35,6 +37,7 @@ def likelihood_product(view: View, z: Any, data: Data, kind: str = "ggn", weight
         data: all examples; they are taken 256 at a time, or fewer of large networks.
         kind: as above.
         weights: how often each example counts; once if left out.
+        scales: in coordinates x = scales * z the map is that of the curvature along x, H_ij / (s_i s_j).
 
     Returns:
         product: (r, p) -> (r, p); eight rows are held at a time.
@@ -47,18 +50,21 @@ def likelihood_product(view: View, z: Any, data: Data, kind: str = "ggn", weight
         chunk = min(chunk, max(1, held // VECTORS_AT_A_TIME))
     one = {"exact": _exact, "ggn": _gauss_newton, "fisher": _fisher}[kind]
 
-    def rows(vectors: Float[Array, "r p"]) -> Float[Array, "r p"]:
+    def rows(v: Float[Array, "r p"]) -> Float[Array, "r p"]:
+        vectors = v if scales is None else v / scales[None]
+
         def part(batch: Data, counted: Float[Array, " chunk"]) -> Array:
             examples, given = batch
             counted = (counted if given is None else counted * given).astype(vectors.dtype)
             product = one(view, z, moving, examples, counted)
             return jax.vmap(lambda v: ravel_pytree(product(unravel(v)))[0])(vectors)
 
-        return sum_over_examples(part, (data, weights), chunk)
+        total = sum_over_examples(part, (data, weights), chunk)
+        return total if scales is None else total / scales[None]
 
     def in_parts(vectors: Float[Array, "r p"]) -> Float[Array, "r p"]:
         count = -(-len(vectors) // VECTORS_AT_A_TIME)
-        filled = jnp.zeros((count * VECTORS_AT_A_TIME, vectors.shape[1]), vectors.dtype).at[: len(vectors)].set(vectors)
+        filled = jnp.pad(vectors, ((0, count * VECTORS_AT_A_TIME - len(vectors)), (0, 0)))
         parts = jax.lax.map(rows, filled.reshape(count, VECTORS_AT_A_TIME, -1))
         return parts.reshape(-1, vectors.shape[1])[: len(vectors)]
 

@@ -26,6 +26,7 @@ from jaxmap.curvature import (
     likelihood_product,
     low_rank_precision,
 )
+from jaxmap.curvature.low_rank import OVERSAMPLING
 from jaxmap.infer.curved import Curved
 from jaxmap.model import information
 from jaxmap.trees import named_leaves
@@ -138,7 +139,7 @@ class Ladder:
         """In gradients: a column of the outputs is one, a Hessian-vector product three."""
         count = len(self.at.positions)
         if self.structure.name == "low_rank":
-            return 3.0 * 2 * min(count, self.structure.rank + 10)
+            return 3.0 * 2 * min(count, self.structure.rank + OVERSAMPLING)
         if self.structure.probes is not None and self.structure.name == "diagonal":
             return 3.0 * self.structure.probes
         return 3.0 * count if kind == "exact" else 1.0 if kind == "fisher" else float(np.ceil(self.at.output_width))
@@ -211,12 +212,8 @@ class Ladder:
         rank, view = min(self.structure.rank, len(prior)), self.at.view
 
         def pairs(z: Any, data: Data, scales: Any, key: Any) -> Any:
-            product = likelihood_product(view, z, data, kind)
-
-            def scaled(vectors: Any) -> Any:
-                return product(vectors / scales[None]) / scales[None]
-
-            return leading_eigenpairs(scaled, scales.size, rank, key, scales.dtype)
+            product = likelihood_product(view, z, data, kind, scales=scales)
+            return leading_eigenpairs(product, scales.size, rank, key, scales.dtype)
 
         scales = np.sqrt(prior).astype(self.at.problem.dtype)
         extra = (jnp.asarray(scales), self.key)

@@ -134,7 +134,7 @@ def test_the_diagonal_from_random_signs_is_unbiased_with_the_error_of_the_formul
 
 @pytest.mark.parametrize("rank", [8, 3, 20])
 def test_eigenpairs_are_exact_where_all_directions_are_taken(rank, key):
-    """Eight dimensions are spanned by rank + 10 directions; those of largest absolute value come first."""
+    """Eight dimensions are spanned by rank + 8 directions; those of largest absolute value come first."""
     values = np.array([5.0, -4.0, 3.0, 2.0, -1.0, 0.5, 0.1, 0.0])
     matrix, basis = _symmetric(values)
     vectors, found = leading_eigenpairs(_product(matrix), 8, rank, key, float)
