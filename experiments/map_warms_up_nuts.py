@@ -178,8 +178,9 @@ def draw(rows: list[dict[str, Any]]) -> Any:
         axis.plot([row["default"], row["ours"]], [k, k], color="#bbbbbb", lw=1.0, zorder=0)
         axis.annotate(f"{row['over default']:.1f}x", (row["ours"], k), (6, -3), textcoords="offset points", fontsize=8)
     axis.set_yticks(range(len(ordered)), [row["case"] for row in ordered])
-    axis.set(xlabel="smallest bulk ESS over x and x^2, per 1000 gradients")
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    axis.set(xlabel="smallest bulk ESS per 1000 gradients")
+    axis.legend(fontsize=8, frameon=False, loc="lower left")
+    axis.margins(x=0.12)
     return figure
 
 
