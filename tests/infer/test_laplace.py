@@ -721,8 +721,8 @@ def _double_factor(monkeypatch):
 def _flipped_products(monkeypatch):
     whole = LADDER.likelihood_product
 
-    def flipped(*arguments):
-        product = whole(*arguments)
+    def flipped(*arguments, **options):
+        product = whole(*arguments, **options)
         return lambda vectors: -product(vectors)
 
     monkeypatch.setattr(LADDER, "likelihood_product", flipped)
