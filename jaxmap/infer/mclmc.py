@@ -4,23 +4,22 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.mclmc_chains import MicrocanonicalChains, Mover
 from jaxmap.infer.mclmc_run import Aim, Kept, MicrocanonicalRun
-from jaxmap.infer.nuts import TRANSITIONS, in_users_space, one_of
+from jaxmap.infer.nuts import in_users_space, keys_of_chains, one_of
 from jaxmap.infer.nuts_diagnosis import Diagnosis, Moves, diagnose
 from jaxmap.infer.nuts_start import Beginning, Starter
 from jaxmap.infer.own_modes import begin_at_own_modes
 from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.posteriors import is_posterior
-from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions, seeds_of
+from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions
 from jaxmap.model import Density
-from jaxmap.trees import settled, stack
-from jaxmap.types import FitError, Info, Key, Method, Posterior, Seeds, Status
+from jaxmap.trees import settled
+from jaxmap.types import FitError, Info, Method, Posterior, Seeds, Status
 
 ENERGY_ERROR = 5e-4
 """Squared energy error of a step per dimension that keeps the bias of variances at a few per cent."""
@@ -117,7 +116,7 @@ class MCLMC:
         watch = Stopwatch()
         chains = MicrocanonicalChains(Mover(self.adjusted, FAR * float(np.sqrt(self._error))), problem)
         first = [beginning.candidates[0] for beginning in begun]
-        run = MicrocanonicalRun(chains, self._aim(), first, self._keys(seeds), problem.progress)
+        run = MicrocanonicalRun(chains, self._aim(), first, keys_of_chains(seeds, self.chains), problem.progress)
         ended = run.go()
         return Visited(run, begun, not ended, watch.seconds / seeds.count)
 
@@ -142,11 +141,6 @@ class MCLMC:
         if self.start is not None or not (problem.model.restartable and starter.is_network()):
             return starter.begin(self.start)
         return begin_at_own_modes(starter)
-
-    def _keys(self, seeds: Seeds) -> Key:
-        """The keys of all transitions, (seeds, chains)."""
-        keys = stack([seeds_of(key, self.chains).keys for key in seeds.keys])
-        return jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(0, None)), in_axes=(0, None))(keys, TRANSITIONS)
 
     def finish(self, problem: Problem, runs: "Visited", index: int) -> Draws:
         """Collect the chains of one seed and diagnose them.

@@ -167,7 +167,7 @@ class MicrocanonicalRun:
         """
         stand, half = self.stand, seen.steps.shape[2] // 2
         positions = np.asarray(stand.states.inner.position, np.float64)
-        z = np.stack([_placed(frame, x) for frame, x in zip(stand.frames, positions, strict=True)])
+        z = np.stack([frame.vectors(x) for frame, x in zip(stand.frames, positions, strict=True)])
         for k, frame in enumerate(stand.frames):
             x, g = (np.asarray(v[k, :, half:], np.float64) for v in (seen.position, seen.slope))
             middle = x.mean(axis=(0, 1))
@@ -183,7 +183,7 @@ class MicrocanonicalRun:
         stand, thin = self.stand, self.aim.thin
 
         def look(states: ChainStates, seen: Seen) -> None:
-            z = np.stack([_placed(f, x) for f, x in zip(stand.frames, seen.position, strict=True)])
+            z = np.stack([f.vectors(x) for f, x in zip(stand.frames, seen.position, strict=True)])
             stand.states = states
             stand.kept.append(Kept(z.astype(self.dtype), *seen[2:]))
             bar.update(self.aim.warmup + thin * sum(part.z.shape[2] for part in stand.kept), "drawing")
@@ -205,12 +205,6 @@ class MicrocanonicalRun:
         length = np.full(self.stand.steps.shape, self.aim.length * np.sqrt(self.size))
         shortest = length / MOST_STEPS if self.aim.energy_error is None else 0.0
         return Pace(length, np.clip(self.stand.steps, shortest, length))
-
-
-def _placed(frame: Frame, positions: np.ndarray) -> np.ndarray:
-    """Positions (..., P) as unconstrained vectors in float64."""
-    x, root = np.asarray(positions, np.float64), np.asarray(frame.root, np.float64)
-    return np.asarray(frame.mean, np.float64) + (x * root if root.ndim == 1 else x @ root.T)
 
 
 def _is_plain(frame: Frame) -> bool:

@@ -96,7 +96,7 @@ class NUTS:
         chains = Chains(Sampler(self.max_tree_depth, dense), problem)
         plan = Plan(self.warmup, self.draws * self.thin, self.target_accept_prob)
         save = _unwritten if journal is None else journal.write
-        return Run(chains, begun, self._keys(seeds), plan, save, problem.progress)
+        return Run(chains, begun, keys_of_chains(seeds, self.chains), plan, save, problem.progress)
 
     def _driven(self, run: Run, course: Course, prepared: list[Preparation], journal: ChainJournal | None) -> "Sampled":
         watch = Stopwatch()
@@ -104,11 +104,6 @@ class NUTS:
         if journal is not None:
             journal.write(course, last=True)
         return Sampled(course, prepared, not ended, watch.seconds / len(prepared))
-
-    def _keys(self, seeds: Seeds) -> Key:
-        """The keys of all transitions, (seeds, chains)."""
-        keys = stack([seeds_of(key, self.chains).keys for key in seeds.keys])
-        return jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(0, None)), in_axes=(0, None))(keys, TRANSITIONS)
 
     def _is_dense(self, problem: Problem, begun: list[Beginning]) -> bool:
         """Frames need matrices: they are learned, or a start has one."""
@@ -167,6 +162,12 @@ def _unwritten(course: Course) -> None:
 def one_of(seeds: Seeds, index: int) -> Seeds:
     """One of several seeds."""
     return Seeds(seeds.keys[index : index + 1], seeds.ranks[index : index + 1])
+
+
+def keys_of_chains(seeds: Seeds, chains: int) -> Key:
+    """The keys of all transitions, (seeds, chains)."""
+    keys = stack([seeds_of(key, chains).keys for key in seeds.keys])
+    return jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(0, None)), in_axes=(0, None))(keys, TRANSITIONS)
 
 
 def in_users_space(problem: Problem, z: np.ndarray) -> Any:

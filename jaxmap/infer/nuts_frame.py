@@ -36,6 +36,11 @@ class Frame(NamedTuple):
         root = np.asarray(self.root, np.float64)
         return moves / root if root.ndim == 1 else np.linalg.solve(root, moves.T).T
 
+    def vectors(self, positions: Any) -> np.ndarray:
+        """The unconstrained vectors of positions (..., P), in float64: the inverse of `positions`."""
+        x, root = np.asarray(positions, np.float64), np.asarray(self.root, np.float64)
+        return np.asarray(self.mean, np.float64) + (x * root if root.ndim == 1 else x @ root.T)
+
     def as_matrix(self) -> "Frame":
         """The same map with a root of two axes."""
         return self if np.ndim(self.root) == 2 else Frame(self.mean, np.diag(np.asarray(self.root)))

@@ -11,14 +11,14 @@ from jaxmap.data import num_examples
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.mclmc import DEEPEST, check_positive
-from jaxmap.infer.nuts import TRANSITIONS, in_users_space, one_of
+from jaxmap.infer.nuts import in_users_space, keys_of_chains, one_of
 from jaxmap.infer.nuts_diagnosis import Diagnosis, Moves, diagnose
-from jaxmap.infer.nuts_frame import Frame, to_device
+from jaxmap.infer.nuts_frame import to_device
 from jaxmap.infer.nuts_start import AUTOMATIC_UP_TO, Beginning, Starter
 from jaxmap.infer.own_modes import begin_at_own_modes
 from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.posteriors import is_posterior
-from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions, seeds_of
+from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions
 from jaxmap.infer.sghmc_chains import Estimator, Minibatches, MovingState, Passed, StochasticChains, Tuning
 from jaxmap.infer.sghmc_scales import Scales, measure
 from jaxmap.optimize import Progress
@@ -197,8 +197,7 @@ class _Wandering:
         minibatches = Minibatches(self.method.batch_size, self.method.temperature)
         self.chains = StochasticChains(minibatches, self.problem)
         self.spent = np.zeros(self.seeds.count)
-        keys = stack([seeds_of(key, self.method.chains).keys for key in self.seeds.keys])
-        self.keys = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(0, None)), in_axes=(0, None))(keys, TRANSITIONS)
+        self.keys = keys_of_chains(self.seeds, self.method.chains)
         self._measure(0)
         self.thin = self.method.thin or min(max(s.forgetting for s in self.scales), LONGEST)
         self.warmup = self.method.warmup or max(500, 20 * self.thin)
@@ -242,7 +241,7 @@ class _Wandering:
 
         def look(state: MovingState, seen: Passed) -> None:
             self.state = state
-            z = np.stack([_placed(f, x) for f, x in zip(frames, seen.position, strict=True)])
+            z = np.stack([f.vectors(x) for f, x in zip(frames, seen.position, strict=True)])
             self.z, steps = z[:, :, -1], thin * z.shape[2]
             self.spent = self.spent + self.method.chains * steps * share / self.problem.num_examples
             self.passed += steps
@@ -253,11 +252,6 @@ class _Wandering:
         on_device = stack([to_device(f, dtype) for f in frames])
         tuning = stack([Tuning(*(jnp.asarray(leaf, dtype) for leaf in s.tuning)) for s in self.scales])
         self.chains.advance(self.state, on_device, tuning, count, thin, look, wide=wide)
-
-
-def _placed(frame: Frame, positions: np.ndarray) -> np.ndarray:
-    """Positions as unconstrained vectors in float64."""
-    return frame.mean + np.asarray(positions, np.float64) * frame.root
 
 
 def _configurational(kept: Kept) -> float:

@@ -11,9 +11,7 @@ from jaxmap.curvature import is_concave, negative_hessian
 from jaxmap.curvature.factor import FLAT
 from jaxmap.model import Density, weighted_sum
 from jaxmap.optimize.certificate import DECREMENT, GRADIENT_WORTH_A_HESSIAN, Spectrum, near
-from jaxmap.optimize.objective import flat_kinks
-from jaxmap.optimize.slope import STRICTLY
-from jaxmap.optimize.solver import scaled_gradient
+from jaxmap.optimize.slope import Slope, slope_of_sums
 from jaxmap.trees import take
 from jaxmap.types import Certificate, Data, Status
 
@@ -58,25 +56,16 @@ def examine(density: Density, z: Any, data: Data, weights: Any = None, known: An
         known: per coordinate, the diagonal of an estimate of the negative Hessian, for the scale of the bound.
     """
 
-    def slope_at(point: Any) -> tuple[Any, Any, Any]:
+    def slope_at(point: Any) -> Slope:
         def likelihood(v: Any) -> Any:
             values = density.log_likelihoods(v, data)
             return jnp.sum(values) if weights is None else weighted_sum(weights.astype(values.dtype), values)
 
-        value, gradient = jax.value_and_grad(likelihood)(point)
-        smooth, of_prior = jax.value_and_grad(density.smooth_log_prior)(point)
-        return value, smooth, ravel_pytree(jax.tree.map(jnp.add, gradient, of_prior))[0]
+        return slope_of_sums(density, point, *jax.value_and_grad(likelihood)(point))
 
     flat, unravel = ravel_pytree(z)
-    likelihood, smooth, gradient = slope_at(z)
-    w, centers = flat_kinks(density.kinks(z), z)
-    kinked = (w > 0) & (flat == centers)
-    held = kinked & (jnp.abs(gradient) < STRICTLY * w)
-    outward = jnp.sign(gradient) * jnp.maximum(jnp.abs(gradient) - w, 0.0)
-    residual = jnp.where(kinked, outward, gradient - w * jnp.sign(flat - centers))
-    value = likelihood + smooth - jnp.sum(w * jnp.abs(flat - centers))
-    prior = density.model.log_prior(density.model.space.constrain(z))
-    relative = scaled_gradient(unravel(residual), z, value)
+    here = slope_at(z)
+    residual, held = here.residual, here.held
     bounded = is_concave(density, data, strongly=True)
     if bounded:
         ones = jnp.ones_like(flat)
@@ -91,11 +80,12 @@ def examine(density: Density, z: Any, data: Data, weights: Any = None, known: An
         everywhere = kinks is not None and all(kink is not None for kink in kinks)
         # A concave density under L1 everywhere has a maximum, which positive curvature makes the only one.
         exists = everywhere and is_concave(density, data)
-        slope = None if exists else lambda v: slope_at(unravel(flat + v))[2]
+        slope = None if exists else lambda v: slope_at(unravel(flat + v)).gradient
         decrement, smallest, falls, scale = _dense(matrix, residual, held, slope)
     rounding = jnp.linalg.norm(jnp.abs(flat) * jnp.sqrt(scale))
     told = jnp.asarray(bounded)
-    return Evidence(likelihood, prior, value, relative, held, decrement, smallest, falls, told, rounding)
+    seen = here.log_likelihood, here.log_prior, here.value, here.relative, held
+    return Evidence(*seen, decrement, smallest, falls, told, rounding)
 
 
 def _dense(matrix: Any, residual: Any, held: Any, slope: Any) -> tuple[Any, Any, Any, Any]:

@@ -48,15 +48,17 @@ def slope_at(density: Density, z: Any, data: Data | Stream) -> Slope:
     """Evaluate density and gradient at z, in bounded memory, in float64."""
     if isinstance(data, Stream):
         likelihood, gradient = _swept(density, z, data)
-        program = _program(density, "slope of sums", lambda z, sums: _slope(density, z, *sums))
+        program = _program(density, "slope of sums", lambda z, sums: slope_of_sums(density, z, *sums))
         found = in_double(program, z, (np.asarray(likelihood), gradient))
     else:
-        program = _program(density, "slope", lambda z, data: _slope(density, z, *likelihood_slope(density, z, data)))
+        program = _program(
+            density, "slope", lambda z, data: slope_of_sums(density, z, *likelihood_slope(density, z, data))
+        )
         found = in_double(program, z, data)
     return Slope(*(np.asarray(v) for v in found))
 
 
-def _slope(density: Density, z: Any, likelihood: Any, gradient: Any) -> Slope:
+def slope_of_sums(density: Density, z: Any, likelihood: Any, gradient: Any) -> Slope:
     """The slope, from the sum of the log-likelihood and of its gradient over all examples."""
     smooth, of_prior = jax.value_and_grad(density.smooth_log_prior)(z)
     gradient = ravel_pytree(jax.tree.map(jnp.add, gradient, of_prior))[0]

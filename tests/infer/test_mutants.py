@@ -12,6 +12,7 @@ from scipy import stats
 
 import jaxmap as jm
 from jaxmap.model.space import Space
+from jaxmap.optimize.objective import flat_kinks
 from tests.cases import COUNTS, LINEAR, as_vectors, check_counts, check_draws, check_gaussian, check_mode
 
 KEY = jax.random.key(2)
@@ -232,16 +233,20 @@ def test_a_soft_threshold_of_the_other_sign_fails(solver, monkeypatch):
         check_soft_threshold(solver=solver)
 
 
+def _with_kinks(monkeypatch, seen):
+    """What a certificate takes the kinks for, in its slope and in its walks."""
+    for name in ("slope", "certificate"):
+        monkeypatch.setattr(importlib.import_module(f"jaxmap.optimize.{name}"), "flat_kinks", seen)
+
+
 def test_a_certificate_that_forgets_the_kinks_fails(monkeypatch):
     """Without them the gradient at the mode is as large as the weight."""
-    certificate = importlib.import_module("jaxmap.optimize.certificate")
-    found = certificate.flat_kinks
 
     def forgotten(kinks, z):
-        weights, centers = found(kinks, z)
+        weights, centers = flat_kinks(kinks, z)
         return jnp.zeros_like(weights), centers
 
-    monkeypatch.setattr(certificate, "flat_kinks", forgotten)
+    _with_kinks(monkeypatch, forgotten)
     with pytest.raises(NOTICED):
         check_soft_threshold()
 
@@ -255,9 +260,12 @@ def test_a_certificate_that_holds_every_coordinate_at_its_kink_fails(monkeypatch
     )
     start = jm.Given({"w": np.asarray(0.0)})
     assert fit(model, np.full(1, 2.0), start).info.status is jm.Status.STEPS_EXHAUSTED
-    certificate = importlib.import_module("jaxmap.optimize.certificate")
-    found = certificate.flat_kinks
-    monkeypatch.setattr(certificate, "flat_kinks", lambda kinks, z: (100 * found(kinks, z)[0], found(kinks, z)[1]))
+
+    def heavy(kinks, z):
+        weights, centers = flat_kinks(kinks, z)
+        return 100 * weights, centers
+
+    _with_kinks(monkeypatch, heavy)
     assert fit(replace(model, programs={}), np.full(1, 2.0), start).info.status is jm.Status.CONVERGED
 
 

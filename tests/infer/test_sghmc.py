@@ -1,5 +1,7 @@
 """Stochastic-gradient chains: right on closed forms, with all examples or a few; honest where steps are too long."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import numpyro.distributions as dist
@@ -11,7 +13,6 @@ import jaxmap as jm
 from jaxmap.infer import sghmc as module
 from jaxmap.model.tabular import Perceptron
 from jaxmap.optimize import Progress
-from jaxmap.statistics import ess_bulk
 from jaxmap.types import Status
 from tests.cases import LINEAR, as_vectors, check_draws
 
@@ -27,14 +28,7 @@ def fit(model, data, method, **options):
     return jm.fit(KEY, model, data, method, **{"precision": "float64", **options})
 
 
-def check_estimated(draws, mean, spread):
-    """Moments within the bias of minibatches and 4 Monte Carlo standard errors."""
-    white = (np.asarray(draws, np.float64) - mean) / spread
-    for moment, exact in ((white, 0.0), (white**2, 1.0)):
-        size = ess_bulk(moment)
-        assert np.min(size) > 300
-        error = moment.std((0, 1)) / np.sqrt(size)
-        np.testing.assert_array_less(np.abs(moment.mean((0, 1)) - exact), 2 * BIAS + 4 * error)
+check_estimated = partial(check_draws, bias=BIAS)
 
 
 # Closed forms.
