@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
 from experiments import bnn_regression as experiment
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_method_has_its_row(record):

@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
 from experiments import evidence_against_a_grid as experiment
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_choice_has_its_row(record):

@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
 from experiments import laplace_structures as experiment
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_structure_has_its_row(record):

@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
 from experiments import map_warms_up_nuts as experiment
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_sampler_is_measured(record):

@@ -1,4 +1,8 @@
+import pytest
+
 from experiments import standard_splits as experiment
+
+pytestmark = pytest.mark.slow
 
 
 def test_scores_every_method(record):
