@@ -20,6 +20,7 @@ from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.posteriors import is_posterior
 from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions
 from jaxmap.infer.sghmc_chains import Estimator, Minibatches, MovingState, Passed, StochasticChains, Tuning
+from jaxmap.infer.sghmc_diagnosis import TOLERATED, Kept, configurational, doubts
 from jaxmap.infer.sghmc_scales import Scales, measure
 from jaxmap.optimize import Progress
 from jaxmap.trees import settled, stack
@@ -28,11 +29,11 @@ from jaxmap.types import FitError, Info, Method, Posterior, Seeds, Status
 SCALES = 4
 """The tag folded into a key for the batches that scales are measured on."""
 
+PARTS, AT_A_TIME = 5, 5
+"""Parts of the second half of the warm-up, and steps of it between two looks."""
+
 LONGEST = 1000
 """The most steps between draws where the number is chosen."""
-
-TOLERATED = 0.1
-"""How far the momenta's temperature may be from the one asked for."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ class SGHMC:
 
         dx = m dt,    dm = grad f(x) dt - gamma m dt + sqrt(2 gamma T) dW,
 
-    in coordinates stretched by the Fisher information that the gradients show, with one estimated gradient a step.
-    The noise of the estimate, measured at the chains' places, stands in for a part of dW. Nothing is refused: the
-    draws have a bias that falls with the step. `info.diagnostics` holds two checks of it, one in equilibrium: the
-    temperatures of the momenta, and of the positions, -Cov(x, grad f) / T averaged over coordinates.
+    in coordinates stretched by the Fisher information that the gradients show, with one estimated gradient a step. The
+    noise of the estimate, measured at the chains' places and heard from their momenta, stands in for a part of dW.
+    Nothing is refused: the draws have a bias that falls with the step. `info.diagnostics` holds two checks of it, one
+    in equilibrium: the temperatures of the momenta, and of the positions, -Cov(x, grad f) / T averaged over
+    coordinates.
 
     With `cycles` (Zhang et al., 2020) the draws come in groups, and before each but the first the chains move on with
     steps that begin twice as long and shrink to h by half a cosine, from which nothing is kept.
@@ -158,20 +160,10 @@ class SGHMC:
         numbers = {k: v for k, v in found.numbers.items() if k not in ("bfmi_min", "deepest_trees", "accept_prob")}
         kinetic = float(kept.kinetic.mean(dtype=np.float64))
         numbers |= {"divergences": float(kept.failed.sum()), "kinetic_temperature": kinetic}
-        numbers["configurational_temperature"] = _configurational(kept) / self.temperature
+        numbers["configurational_temperature"] = configurational(kept) / self.temperature
         sound = abs(kinetic - 1) <= TOLERATED and not kept.failed.any()
         status = found.status if sound else Status.STEPS_EXHAUSTED
-        return Diagnosis(numbers, status, (*_doubts(kinetic, float(kept.failed.sum())), *found.notes))
-
-
-class Kept(NamedTuple):
-    """Draws, (seeds, chains, draws, ...): z is unconstrained, position and slope are in the frame."""
-
-    z: np.ndarray
-    position: np.ndarray
-    slope: np.ndarray
-    kinetic: np.ndarray
-    failed: np.ndarray
+        return Diagnosis(numbers, status, (*doubts(kinetic, float(kept.failed.sum())), *found.notes))
 
 
 class Wandered(NamedTuple):
@@ -185,7 +177,7 @@ class Wandered(NamedTuple):
 
 @dataclass
 class _Wandering:
-    """The course of the chains: half of the warm-up, scales measured again, the other half, and draws."""
+    """The course of the chains: half of the warm-up, scales measured again, the other half to hear the noise, draws."""
 
     method: SGHMC
     problem: Problem
@@ -196,7 +188,7 @@ class _Wandering:
     def __post_init__(self) -> None:
         minibatches = Minibatches(self.method.batch_size, self.method.temperature)
         self.chains = StochasticChains(minibatches, self.problem)
-        self.spent = np.zeros(self.seeds.count)
+        self.spent, self.warmth = np.zeros(self.seeds.count), []
         self.keys = keys_of_chains(self.seeds, self.method.chains)
         self._measure(0)
         self.thin = self.method.thin or min(max(s.forgetting for s in self.scales), LONGEST)
@@ -211,9 +203,9 @@ class _Wandering:
         with Progress("SGHMC", self.warmup + thin * (draws + sum(wide)), self.problem.progress) as self.bar:
             self.passed = 0
             try:
-                self._move(1, half)
+                self._run_up(half)
                 self._measure(1)
-                self._move(1, self.warmup - half)
+                self._listen(self.warmup - half)
                 for k, group in enumerate(groups):
                     if k:
                         self._move(wide[k - 1], thin, wide=True)
@@ -235,6 +227,26 @@ class _Wandering:
         keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, number)))(self.keys)
         self.state = self.chains.begin(positions, keys)
 
+    def _listen(self, steps: int) -> None:
+        """Move in parts, after each of which the gradients' noise is corrected by how warm the momenta were."""
+        method = self.method
+        for k, part in enumerate(np.array_split(np.arange(steps), PARTS)):
+            warmth = self._run_up(len(part))
+            self.scales = [
+                s.heard(kinetic, method.temperature, 1 / (k + 1), fixed=method.step_size is not None)
+                for s, kinetic in zip(self.scales, warmth, strict=True)
+            ]
+
+    def _run_up(self, steps: int) -> np.ndarray:
+        """Move and keep nothing; the mean kinetic temperature of each seed, that of the first steps left out."""
+        self.warmth = []
+        whole, rest = divmod(steps, AT_A_TIME)
+        for count, thin in ((whole, AT_A_TIME), (1, rest)):
+            if count and thin:
+                self._move(count, thin)
+        seen = np.concatenate(self.warmth, axis=2)
+        return seen[:, :, seen.shape[2] // 4 :].mean(axis=(1, 2), dtype=np.float64)
+
     def _move(self, count: int, thin: int, *, keep: bool = False, wide: bool = False) -> None:
         frames = [s.frame for s in self.scales]
         dtype, share = self.problem.dtype, (self.method.batch_size or self.problem.num_examples)
@@ -245,6 +257,7 @@ class _Wandering:
             self.z, steps = z[:, :, -1], thin * z.shape[2]
             self.spent = self.spent + self.method.chains * steps * share / self.problem.num_examples
             self.passed += steps
+            self.warmth.append(seen.kinetic)
             if keep:
                 self.kept.append(Kept(z.astype(dtype), *seen))
             self.bar.update(self.passed, "drawing" if keep else "moving on" if wide else "warm-up")
@@ -252,19 +265,6 @@ class _Wandering:
         on_device = stack([to_device(f, dtype) for f in frames])
         tuning = stack([Tuning(*(jnp.asarray(leaf, dtype) for leaf in s.tuning)) for s in self.scales])
         self.chains.advance(self.state, on_device, tuning, count, thin, look, wide=wide)
-
-
-def _configurational(kept: Kept) -> float:
-    """-Cov(x, grad f) within chains, averaged over coordinates: T in equilibrium, less where a chain is too short.
-
-    By parts, E[(x - c) d f / dx] = -T for any c; an estimated gradient serves as well as the gradient.
-    """
-    x, g = (np.asarray(v, np.float64) for v in (kept.position, kept.slope))
-    count = x.shape[1]
-    if count < 2:
-        return float("nan")
-    x, g = (v - v.mean(axis=1, keepdims=True) for v in (x, g))
-    return float(-np.sum(x * g) / (count - 1) / x.shape[0] / x.shape[2])
 
 
 def _log_densities(problem: Problem, z: np.ndarray) -> np.ndarray:
@@ -281,14 +281,3 @@ def _log_densities(problem: Problem, z: np.ndarray) -> np.ndarray:
 def _target(temperature: float) -> str:
     whole = "draws from the log joint density in unconstrained coordinates, Jacobian included"
     return whole if temperature == 1 else f"{whole}, at temperature {temperature:g}"
-
-
-def _doubts(kinetic: float, failed: float) -> list[str]:
-    """What a reader must know of draws from which none was refused."""
-    said = [
-        f"Unadjusted draws have a bias that falls with the step; the momenta are {kinetic:.2f} times as warm as asked "
-        f"for (limits {1 - TOLERATED:.1f} and {1 + TOLERATED:.1f}). Halve step_size to see how large it is."
-    ]
-    if failed:
-        said.append(f"{failed:.0f} steps were taken back: they did not end at finite numbers. Halve step_size.")
-    return said

@@ -27,6 +27,9 @@ STABLE = 0.7
 HEAT = 0.3
 """The most that the gradients' noise may make up of the noise a step needs."""
 
+LOUDER = 8.0
+"""The most by which the noise may be corrected at a time."""
+
 FLOOR = 1e-4
 """The least curvature of a coordinate, relative to the median."""
 
@@ -53,6 +56,27 @@ class Scales(NamedTuple):
         friction = -np.log(self.tuning.memory) / self.tuning.step
         rate = friction / 2 if friction < 2 else (friction - np.sqrt(friction**2 - 4)) / 2
         return int(np.ceil(1.0 / (rate * self.tuning.step)))
+
+    def heard(self, kinetic: float, temperature: float, gain: float, *, fixed: bool) -> "Scales":
+        """The same with the noise that the momenta betray, and a step that is short enough for it.
+
+        Momenta into which q is injected for a noise n are in truth as warm as T + c^2 h^2 (v - n) / (1 - c^2), v the
+        noise that there is. It is measured at the places of one moment, and where a fit is close it grows fast away
+        from there.
+
+        Args:
+            kinetic: mean squared momentum over T.
+            temperature: T.
+            gain: the share of the difference that is believed.
+            fixed: leave the step as it is.
+        """
+        h, c, noise = self.tuning
+        if not np.any(noise > 0):
+            return self
+        unit = (1 - c**2) * temperature / (c * h) ** 2  # the noise that is as warm as T by itself
+        told = np.mean(np.minimum(noise, unit)) + gain * (kinetic - 1) * unit
+        noise = noise * np.clip(told / np.mean(noise), 1 / LOUDER, LOUDER)
+        return self._replace(tuning=Tuning(h if fixed else min(h, _quiet(noise, temperature, c)), c, noise))
 
 
 class Probed(NamedTuple):
@@ -97,11 +121,15 @@ def measure(
     rows = None if n <= LOOKED_AT else estimator.rows(key, LOOKED_AT)
     if step is None:
         steepest = _steepest(estimator, key, places, jnp.asarray(root, problem.dtype), rows, problem)
-        stable, hot = STABLE / np.sqrt(steepest), momentum**2 * np.quantile(noise, 0.95)
-        quiet = np.sqrt(HEAT * (1 - momentum**2) * temperature / hot) if hot > 0 else np.inf
-        step = float(min(stable, quiet))
+        step = float(min(STABLE / np.sqrt(steepest), _quiet(noise, temperature, momentum)))
     spent = len(z) * (PROBES * probing + 3.0 * PRODUCTS * min(n, LOOKED_AT)) / n
     return Scales(Frame(z.mean(axis=0), root), Tuning(step, momentum, noise), spent)
+
+
+def _quiet(noise: np.ndarray, temperature: float, momentum: float) -> float:
+    """The longest step whose gradients' noise is no more than its share."""
+    hot = momentum**2 * np.quantile(noise, 0.95)
+    return float(np.sqrt(HEAT * (1 - momentum**2) * temperature / hot)) if hot > 0 else np.inf
 
 
 def _probe(estimator: Estimator, size: int, key: Key, places: Any, problem: Problem) -> Probed:

@@ -45,8 +45,11 @@ def test_full_gradients_draw_from_the_posterior(name):
     assert abs(found["configurational_temperature"] - 1) < 0.15
 
 
-@pytest.mark.parametrize("name", ["vector", *(pytest.param(n, marks=pytest.mark.slow) for n in SEVERAL)])
+@pytest.mark.parametrize(
+    "name", ["standardized", *(pytest.param(n, marks=pytest.mark.slow) for n in ("matrix", "nested", "vector"))]
+)
 def test_minibatches_draw_from_nearly_the_same(name):
+    """The standardised case fits closely: the gradients' noise grows fast away from where it is first measured."""
     case = BY_NAME[name]
     posterior = fit(case.supervised(), case.data, jm.SGHMC(draws=600, batch_size=8))
     check_estimated(as_vectors(posterior.draws, 2), case.exact.mean, np.sqrt(np.diag(case.exact.covariance)))
