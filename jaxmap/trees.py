@@ -100,6 +100,8 @@ def cast_floats(tree: Tree, dtype: Any) -> Tree:
     """Bring the floating leaves to `dtype`; integers, booleans and keys stay."""
 
     def cast(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and leaf.dtype == dtype:
+            return leaf
         leaf = jnp.asarray(leaf)
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
@@ -124,14 +126,25 @@ def precision_scope(dtype: Any) -> Iterator[None]:
         yield
 
 
-def in_double(function: Callable[..., Any], *arguments: Tree) -> Any:
+def doubled(tree: Tree) -> Tree:
+    """Bring the floating leaves to float64, outside a precision scope too."""
+    with jax.enable_x64(True):
+        return cast_floats(tree, np.float64)
+
+
+def in_double(function: Callable[..., Any], *arguments: Tree, known: Sequence[Tree] | None = None) -> Any:
     """Call a function with its arguments in float64; in their own precision where it cannot compute in float64.
 
     It cannot where it holds a numpy constant that jax has already fixed in float32.
+
+    Args:
+        function: what to call.
+        arguments: in their own precision.
+        known: the same, `doubled` as far as that is done.
     """
     try:
         with jax.enable_x64(True):
-            return function(*(cast_floats(argument, jnp.float64) for argument in arguments))
+            return function(*(doubled(argument) for argument in known or arguments))
     except (TypeError, ValueError, jax.errors.JaxRuntimeError):
         return function(*arguments)
 

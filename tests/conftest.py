@@ -11,6 +11,10 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_opti
 # On few cores XLA's thread pool can wait for itself in a vmapped program, for ever: one thread each cannot.
 os.environ["XLA_FLAGS"] += " --xla_cpu_multi_thread_eigen=false"
 
+# Many tests compile the same programs, in both workers and in processes of their own: one compilation serves all.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
 import jax
 import jaxtyping
 import pytest

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmap.model import class_probabilities, gaussian_parts, marginal
+from jaxmap.model import Programs, class_probabilities, gaussian_parts, marginal
 from jaxmap.types import Key
 
 MEMBERS_AT_A_TIME = 64
@@ -20,7 +20,7 @@ class Emission:
 
     def __init__(self, function: Callable[[Any], Any]):
         self._function = function
-        self._programs: dict[str, Any] = {}
+        self._programs = Programs()
 
     def __call__(self, member: Any) -> Any:
         """The distribution of one member."""
@@ -71,7 +71,7 @@ class Emission:
         return self._program(name, over)
 
     def _program(self, name: str, function: Any) -> Any:
-        return self._programs.setdefault(name, jax.jit(function))
+        return self._programs.jitted(name, function)
 
 
 def _moments(distribution: Any, _: None) -> Any:

@@ -77,9 +77,7 @@ def output_gaussian(model: Model, posterior: GaussianPosterior, x: Any) -> Outpu
     """Mean and covariance of the linearised outputs, in bounded memory."""
     z, moving = jax.tree.map(jnp.asarray, posterior.mean), posterior.moving
     name = ("tangent", moving, posterior.dtype, signature(x))
-    if name not in model.programs:
-        model.programs[name] = _tangent(model, View(Density(model), moving), z, x)
-    tangent = model.programs[name]
+    tangent = model.programs.made(name, lambda: _tangent(model, View(Density(model), moving), z, x))
     mean, covariance = tangent.program(z, x, spread_of(posterior.precision, tangent.network, posterior.dtype))
     return OutputGaussian(mean, covariance, tangent.decode, tangent.width)
 
@@ -137,19 +135,18 @@ def _shared(model: Model, z: Any, x: Any) -> tuple[Callable[[Any, Any], Any], Ca
 def _closed_gaussian(model: Model, found: OutputGaussian) -> Parts | None:
     """One Gaussian per input, N(f, s^2 + J C J'), where y is Gaussian with a scale that does not depend on u."""
     name = ("closed Gaussian", found.mean.shape[1])
-    if name not in model.programs:
-        model.programs[name] = _gaussian_programs(model, found)
-    if model.programs[name] is None:
+    programs = model.programs.made(name, lambda: _gaussian_programs(model, found))
+    if programs is None:
         return None
-    moves, convolve = model.programs[name]
-    if np.any(np.asarray(moves(found.mean[0], found.covariance[0]))):
+    moves, convolve = programs
+    if moves(found.mean, found.covariance):
         return None
-    loc, scale, variance = convolve(found.mean, found.covariance)
-    return Parts(CLOSED, (loc[None], scale[None]), equal_weights(1), np.asarray(variance, np.float64)[None])
+    loc, scale, variance = convolve(found.mean[None], found.covariance[None])
+    return Parts(CLOSED, (loc, scale), equal_weights(1), np.asarray(variance, np.float64))
 
 
 def _gaussian_programs(model: Model, found: OutputGaussian) -> tuple[Any, Any] | None:
-    """How much the scale moves with u, and the Gaussian with f integrated out; None where y is not Gaussian."""
+    """Whether the scale moves with u, and the Gaussian with f integrated out; None where y is not Gaussian."""
 
     def parts(u: Any) -> Any:
         return gaussian_parts(model.emission(*found.decode(u[None])))  # type: ignore[misc]
@@ -157,9 +154,10 @@ def _gaussian_programs(model: Model, found: OutputGaussian) -> tuple[Any, Any] |
     if jax.eval_shape(parts, found.mean[0]) is None:
         return None
 
-    def moves(u: Any, covariance: Any) -> Any:
-        slope = jax.jacfwd(lambda u: parts(u)[1][0])(u)
-        return jnp.einsum("...k,k->...k", slope, jnp.sqrt(jnp.maximum(jnp.diagonal(covariance), 0.0)))
+    def moves(means: Any, covariances: Any) -> Any:
+        slope = jax.jacfwd(lambda u: parts(u)[1][0])(means[0])
+        scales = jnp.sqrt(jnp.maximum(jnp.diagonal(covariances[0]), 0.0))
+        return jnp.any(jnp.einsum("...k,k->...k", slope, scales) != 0)
 
     def one(u: Any, covariance: Any) -> Any:
         loc, scale = parts(u)
@@ -167,7 +165,7 @@ def _gaussian_programs(model: Model, found: OutputGaussian) -> tuple[Any, Any] |
         variance = jnp.einsum("ok,kl,ol->o", jacobian, covariance, jacobian).reshape(loc[0].shape)
         return loc[0], jnp.sqrt(scale[0] ** 2 + variance), variance
 
-    return jax.jit(moves), jax.jit(jax.vmap(one))
+    return jax.jit(moves), jax.jit(jax.vmap(jax.vmap(one)))
 
 
 def _sampled(key: Key, model: Model, found: OutputGaussian, draws: int) -> Parts:
@@ -191,7 +189,7 @@ def _sampled(key: Key, model: Model, found: OutputGaussian, draws: int) -> Parts
             center = mean[None, :, :width]
         return center + jnp.einsum("nkl,dnl->dnk", _root(inner), noise), mean[0, width:][None] + shared
 
-    program = model.programs.setdefault(("draws of outputs", draws, width), jax.jit(sample))
+    program = model.programs.jitted(("draws of outputs", draws, width), sample)
     made, shared = program(key, found.mean, found.covariance)
 
     def decoded(made: Any, shared: Any) -> Any:
@@ -217,18 +215,27 @@ def _closed_classes(model: Model, found: OutputGaussian, how: str) -> Parts:
     Kristiadi and Hennig, 2022). What is epistemic is the variance of the probabilities: by the delta method, or the
     Dirichlet's.
     """
+    kind = model.programs.made("no classes", lambda: _name_without_classes(model, found))
+    if kind:
+        raise ValueError(f"Expected classes for how={how!r}; got {kind}. Use how='linearised'.")
+    width = found.width
+
+    def one(mean: Any, covariance: Any) -> Any:
+        mean, covariance = mean[:width], covariance[:width, :width]
+        if width == 1:  # the difference of the two logits has the variance that the probit formula asks for
+            signs = jnp.array([-0.5, 0.5], mean.dtype)
+            mean, covariance = mean * signs, covariance * jnp.outer(signs, signs)
+        return (_probit if how == "probit" else _bridge)(mean, covariance)
+
+    program = model.programs.jitted((how, width), jax.vmap(jax.vmap(one)))
+    probs, spread = program(found.mean[None], found.covariance[None])
+    return Parts(OVER_CLASSES[width == 1], probs, equal_weights(1), np.asarray(spread, np.float64))
+
+
+def _name_without_classes(model: Model, found: OutputGaussian) -> str:
+    """The name of the distribution of y where it is not one over classes, else empty."""
     first = model.emission(*found.decode(found.mean[:1]))  # type: ignore[misc]
-    if class_probabilities(first) is None:
-        raise ValueError(f"Expected classes for how={how!r}; got {type(first).__name__}. Use how='linearised'.")
-    binary = found.width == 1
-    program = model.programs.setdefault((how, binary), jax.jit(jax.vmap(_probit if how == "probit" else _bridge)))
-    mean, covariance = found.mean[:, : found.width], found.covariance[:, : found.width, : found.width]
-    if binary:
-        signs = jnp.array([-0.5, 0.5], mean.dtype)
-        mean, covariance = mean * signs[None], covariance * jnp.outer(signs, signs)[None]
-        # the difference of the two logits has the variance that the probit formula asks for
-    probs, spread = program(mean, covariance)
-    return Parts(OVER_CLASSES[binary], probs[None], equal_weights(1), np.asarray(spread, np.float64)[None])
+    return type(first).__name__ if class_probabilities(first) is None else ""
 
 
 def _probit(mean: Any, covariance: Any) -> Any:

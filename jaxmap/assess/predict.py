@@ -131,7 +131,7 @@ def _members(key: Key, model: Model, posterior: Any, x: Any, draws: int | None, 
     params, log_weights = posterior.particles(key, draws)
     if model.outputs is None:
         return Parts(_observing(model, x), params, log_weights)
-    program = model.programs.setdefault("predict", jax.jit(_over_draws(model.outputs)))
+    program = model.programs.jitted("predict", _over_draws(model.outputs))
     return Parts(emitting(model), program(params, x), log_weights)
 
 

@@ -1,5 +1,7 @@
 """From a curvature matrix to a Gaussian: the ladder, declared and never silent."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 from scipy.linalg import get_lapack_funcs
@@ -47,12 +49,14 @@ def flat_paths(vectors: np.ndarray, names: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names[i] for i in order if share[i] > least))[:8]
 
 
-def factorize(matrix: Float[np.ndarray, "p p"], names: list[str], *, clip: bool = False) -> tuple[Full, float]:
+def factorize(
+    matrix: Float[np.ndarray, "p p"], names: Callable[[], list[str]], *, clip: bool = False
+) -> tuple[Full, float]:
     """Factor a negative Hessian, judged after scaling to a unit diagonal.
 
     Args:
         matrix: H, symmetric.
-        names: the path of each row, for messages.
+        names: gives the path of each row, for messages.
         clip: raise negative eigenvalues to their absolute value instead of refusing them.
 
     Returns:
@@ -70,14 +74,14 @@ def factorize(matrix: Float[np.ndarray, "p p"], names: list[str], *, clip: bool 
     if flat.any():
         raise SingularCurvatureError(
             f"Expected curvature in every direction; got {int(flat.sum())} flat direction(s) along "
-            f"{', '.join(flat_paths(vectors[:, flat], names))}. Give these parameters a prior, or drop one of them."
+            f"{', '.join(flat_paths(vectors[:, flat], names()))}. Give these parameters a prior, or drop one of them."
         )
     if values[0] > 0:
         return Full(np.linalg.cholesky(matrix)), 0.0
     if not clip:
         raise SingularCurvatureError(
             f"Expected a maximum; got {int((values < 0).sum())} direction(s) of negative curvature along "
-            f"{', '.join(flat_paths(vectors[:, values < 0], names))}.",
+            f"{', '.join(flat_paths(vectors[:, values < 0], names()))}.",
             negative=True,
         )
     root = (vectors * np.sqrt(np.abs(values))).T * scales

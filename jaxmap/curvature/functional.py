@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -43,25 +44,25 @@ def spread_of(precision: Precision, network: LayeredNetwork, dtype: Any) -> Spre
         dtype: of the arrays.
     """
 
-    def device(array: Any) -> Array:
-        return jnp.asarray(array, dtype)
+    def array(values: Any) -> np.ndarray:
+        return np.asarray(values, dtype)
 
     if isinstance(precision, Conditional):
         return spread_of(precision.inner, network, dtype)
     if isinstance(precision, Full):
         root = precision.root.astype(dtype)
-        return Spread(roots=[device(root[places]) for places in (*network.positions, network.rest_positions)])
+        return Spread(roots=[array(root[places]) for places in (*network.positions, network.rest_positions)])
     if isinstance(precision, Kronecker):
-        layers = [(device(b.inputs), device(b.outputs), device(b.precisions)) for b in precision.blocks]
-        return Spread(layers=layers, rest=device(1.0 / precision.diagonal))
+        layers = [(array(b.inputs), array(b.outputs), array(b.precisions)) for b in precision.blocks]
+        return Spread(layers=layers, rest=array(1.0 / precision.diagonal))
     assert isinstance(precision, Diagonal | LowRank)
     diagonal = precision.diagonal if isinstance(precision, Diagonal) else precision.scales**2
-    layers = [(None, None, device(diagonal[places])) for places in network.positions]
-    spread = Spread(layers=layers, rest=device(1.0 / diagonal[network.rest_positions]))
+    layers = [(None, None, array(diagonal[places])) for places in network.positions]
+    spread = Spread(layers=layers, rest=array(1.0 / diagonal[network.rest_positions]))
     if isinstance(precision, Diagonal):
         return spread
     directions = (precision.basis / precision.scales[:, None]).T
-    return spread._replace(directions=device(directions), shrink=device(precision.values / (1.0 + precision.values)))
+    return spread._replace(directions=array(directions), shrink=array(precision.values / (1.0 + precision.values)))
 
 
 def output_covariance(

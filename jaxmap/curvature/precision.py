@@ -217,11 +217,18 @@ class KroneckerBlock:
 
     def to_axes(self, left: np.ndarray, blocks: Float[np.ndarray, "i o n"]) -> np.ndarray:
         """(left x U') applied to layers' matrices."""
-        return np.einsum("ai,ion,oc->acn", left, blocks, self.outputs, optimize=True)
+        return _on_both_sides(left, blocks, self.outputs.T)
 
     def from_axes(self, left: np.ndarray, blocks: Float[np.ndarray, "i o n"]) -> np.ndarray:
         """(left x U) applied to layers' matrices."""
-        return np.einsum("ai,ion,co->acn", left, blocks, self.outputs, optimize=True)
+        return _on_both_sides(left, blocks, self.outputs)
+
+
+def _on_both_sides(left: np.ndarray, blocks: Float[np.ndarray, "i o n"], right: np.ndarray) -> np.ndarray:
+    """Left M right' for each matrix M of the stack."""
+    inside, out, count = blocks.shape
+    turned = (left @ blocks.reshape(inside, -1)).reshape(-1, out, count)
+    return right @ turned
 
 
 BLOCK_PARTS = ("positions", "inputs", "outputs", "precisions")
@@ -272,9 +279,7 @@ class Kronecker:
         found = np.empty(self.size, self.diagonal.dtype)
         found[self.rest] = 1.0 / self.diagonal
         for block in self.blocks:
-            found[block.positions] = np.einsum(
-                "ab,bc,oc->ao", block.inputs**2, 1.0 / block.precisions, block.outputs**2, optimize=True
-            )
+            found[block.positions] = block.inputs**2 @ (1.0 / block.precisions) @ (block.outputs**2).T
         return found
 
     def _blockwise(self, one: Any, vectors: Vectors, factors: np.ndarray) -> Vectors:

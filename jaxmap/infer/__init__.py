@@ -21,6 +21,7 @@ from jaxmap.infer.family import template
 from jaxmap.infer.path import Path, path
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
 from jaxmap.infer.load import load
+from jaxmap.infer.prior_curvature import prior_diagonal
 from jaxmap.infer.ladder import Ladder, Structure
 from jaxmap.infer.laplace import Laplace
 from jaxmap.infer.variational_families import Family, Frame

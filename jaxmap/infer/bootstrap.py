@@ -139,7 +139,7 @@ class Bootstrap:
             return jax.vmap(one)(counts)
 
         name = ("bootstrap", density, solver)
-        program = problem.model.programs.setdefault(name, jax.jit(refits))
+        program = problem.model.programs.jitted(name, refits)
         start = jax.tree.map(jnp.asarray, point.z)
         counts = jnp.asarray(resampled(jax.random.fold_in(key, RESAMPLE), problem.num_examples, self.replicates), dtype)
         ends = jax.tree.map(np.asarray, program(start, counts, problem.data))

@@ -12,7 +12,7 @@ from jaxmap.curvature import View, examples_at_a_time, ggn, hessian, negative_he
 from jaxmap.infer.problem import Problem
 from jaxmap.model import Density, weighted_sum
 from jaxmap.optimize.certificate import EXAMPLES_AT_A_TIME, coordinate_paths
-from jaxmap.trees import in_double, signature
+from jaxmap.trees import doubled, in_double, signature
 from jaxmap.types import Data
 
 SCORE_NUMBERS = 2**23
@@ -100,12 +100,13 @@ class Curved:
     @property
     def output_width(self) -> float:
         """How many numbers the network outputs per example."""
-        x, programs = self.problem.data[0], self.problem.model.programs
-        known = ("output width", signature(x))
-        if known not in programs:
+        x = self.problem.data[0]
+
+        def look() -> float:
             made, _ = jax.eval_shape(self.view.outputs(self.z), self.view.of(self.z), x)
-            programs[known] = made.size / self.problem.num_examples
-        return programs[known]
+            return made.size / self.problem.num_examples
+
+        return self.problem.model.programs.made(("output width", signature(x)), look)
 
     def of_prior(self) -> np.ndarray:
         """The Hessian of everything that does not depend on the data, negated, (p, p)."""
@@ -149,5 +150,11 @@ class Curved:
             extra: further arrays.
             double: compute in float64.
         """
-        program = self.problem.model.programs.setdefault((name, self.view), jax.jit(function))
-        return in_double(program, *self._at, *extra) if double else program(*self._at, *extra)
+        program = self.problem.model.programs.jitted((name, self.view), function)
+        if not double:
+            return program(*self._at, *extra)
+        return in_double(program, *self._at, *extra, known=(*self._doubled, *extra))
+
+    @cached_property
+    def _doubled(self) -> tuple[Any, Any]:
+        return doubled(self._at)

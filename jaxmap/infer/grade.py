@@ -158,6 +158,6 @@ def _evaluated(density: Density, problem: Problem, mean: Any, z: np.ndarray) -> 
         return center, jax.tree.map(jnp.sqrt, square)
 
     programs = problem.model.programs
-    found = in_double(programs.setdefault(("density of draws", density), jax.jit(values)), z, problem.data)
-    program = programs.setdefault(("moments of draws", density), jax.jit(moments))
+    found = in_double(programs.jitted(("density of draws", density), values), z, problem.data)
+    program = programs.jitted(("moments of draws", density), moments)
     return np.asarray(found, np.float64), lambda weights: jax.tree.map(np.asarray, in_double(program, z, weights))

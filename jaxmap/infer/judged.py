@@ -104,7 +104,7 @@ def tell_apart(
         return {}, ()
     lost = len(rows) - len(found)
     notes = [f"{lost} of {len(rows)} restarts diverged and were left out."] if lost else []
-    program = problem.model.programs.setdefault(("likelihoods", density), jax.jit(density.log_likelihoods))
+    program = problem.model.programs.jitted(("likelihoods", density), density.log_likelihoods)
     kinds: list[tuple[np.ndarray, int]] = []
     ends = sorted(found, key=lambda row: -found[row].value)
     sure = [row for row in ends if found[row].info.status in ENDS] or ends

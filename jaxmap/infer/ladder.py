@@ -28,6 +28,7 @@ from jaxmap.curvature import (
 )
 from jaxmap.curvature.low_rank import OVERSAMPLING
 from jaxmap.infer.curved import Curved
+from jaxmap.infer.prior_curvature import prior_diagonal
 from jaxmap.model import information
 from jaxmap.trees import named_leaves
 from jaxmap.types import Data
@@ -39,12 +40,6 @@ HESSIANS = ("exact", "ggn", "fisher")
 
 FULL_UP_TO = 12_000
 """Parameters for which a P x P matrix in float64 (about 1 GiB) is still formed."""
-
-PRIOR_UP_TO = 2_000
-"""Parameters for which the prior's curvature is formed, to see whether it ties parameters together."""
-
-PRIOR_PROBES = 64
-"""Random vectors that estimate its diagonal beyond that; a tie of two parameters escapes them once in 2^63 times."""
 
 LAYERS_UP_TO = 16_384
 """Inputs or outputs of a layer for which a Kronecker factor (2 GiB in float64) is still formed."""
@@ -130,10 +125,17 @@ class Ladder:
         name = part.get(self.structure.name, f"part of rank {self.structure.rank} of the ") + NAMES[kind]
         if kind != "ggn":
             return name
+        return name + (" (Fisher information of the outputs)" if self._informed() else " (Hessian in the outputs)")
+
+    def _informed(self) -> bool:
+        """True where the Fisher information of the outputs has a closed form: a matter of the distribution's kind."""
         model, (z, (x, *_)) = self.at.problem.model, (self.at.z, self.at.problem.data)
-        first = jax.tree.map(lambda leaf: leaf[:1], x)
-        known = information(model.emission(*model.outputs(model.space.constrain(z), first)))  # type: ignore[misc]
-        return name + (" (Fisher information of the outputs)" if known is not None else " (Hessian in the outputs)")
+
+        def look() -> bool:
+            first = jax.tree.map(lambda leaf: leaf[:1], x)
+            return information(model.emission(*model.outputs(model.space.constrain(z), first))) is not None  # type: ignore[misc]
+
+        return model.programs.made("informed", look)
 
     def _cost(self, kind: str) -> float:
         """In gradients: a column of the outputs is one, a Hessian-vector product three."""
@@ -156,7 +158,7 @@ class Ladder:
             matrix = self.at.score_products() + self.at.of_prior()
         else:
             matrix = self.at.exact()[0] if kind == "exact" else self._gauss_newton(kind)
-        precision, added = factorize(matrix, self.at.names, clip=clip)
+        precision, added = factorize(matrix, lambda: self.at.names, clip=clip)
         return precision, _clipped(added)
 
     def _gauss_newton(self, kind: str) -> np.ndarray:
@@ -169,14 +171,14 @@ class Ladder:
             return layered_ggn(here, emission, view.of(z), data, kind)  # type: ignore[arg-type]
 
         matrix = assembled(network, self.at.run(("layered ggn", kind, network.layers), blocks))
-        prior, remarks = self.prior_diagonal()
+        prior, remarks = prior_diagonal(self.at)
         if remarks:
             return matrix + self.at.of_prior()
         matrix[np.diag_indices_from(matrix)] += prior
         return matrix
 
     def _diagonal(self, kind: str, clip: bool) -> tuple[Precision, list[str]]:
-        prior, remarks = self.prior_diagonal()
+        prior, remarks = prior_diagonal(self.at)
         probes = self.structure.probes
         if probes is not None:
             found = self._estimated(kind, probes)
@@ -190,7 +192,7 @@ class Ladder:
 
     def _kronecker(self, kind: str, clip: bool) -> tuple[Precision, list[str]]:
         network, view, emission = self.network, self.at.view, self.at.problem.model.emission
-        prior, remarks = self.prior_diagonal()
+        prior, remarks = prior_diagonal(self.at)
 
         def factors(z: Any, data: Data) -> Any:
             here = network._replace(outputs=view.outputs(z))
@@ -203,7 +205,7 @@ class Ladder:
         return precision, [*remarks, *([remark] if remark else [])]
 
     def _low_rank(self, kind: str, clip: bool) -> tuple[Precision, list[str]]:
-        prior, remarks = self.prior_diagonal()
+        prior, remarks = prior_diagonal(self.at)
         if np.any(prior <= 0):
             raise SingularCurvatureError(
                 "Expected a prior with curvature on every parameter for a low-rank precision; got none on "
@@ -224,14 +226,15 @@ class Ladder:
     @cached_property
     def network(self) -> LayeredNetwork:
         """The layers of the outputs among the moving leaves."""
-        view, programs, x = self.at.view, self.at.problem.model.programs, self.at.problem.data[0]
-        name = ("layers", view, tuple(leaf.shape[1:] for leaf in jax.tree.leaves(x)))
-        if name not in programs:
-            z = self.at.z
+        view, z, x = self.at.view, self.at.z, self.at.problem.data[0]
+
+        def find() -> LayeredNetwork:
             leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in view.of(z)]
             found = LayeredNetwork.of(view.outputs(z), leaves, x, limit=LAYERS_UP_TO)
-            programs[name] = found._replace(outputs=None)  # which would hold on to this z
-        return programs[name]
+            return found._replace(outputs=None)  # type: ignore[arg-type]  # which would hold on to this z
+
+        shapes = tuple(leaf.shape[1:] for leaf in jax.tree.leaves(x))
+        return self.at.problem.model.programs.made(("layers", view, shapes), find)
 
     def paths(self, positions: np.ndarray) -> tuple[str, ...]:
         """The leaves that moving coordinates belong to."""
@@ -239,46 +242,6 @@ class Ladder:
         sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(self.at.z)]
         whole = np.asarray(self.at.positions)[positions]
         return tuple(dict.fromkeys(names[k] for k in np.searchsorted(np.cumsum(sizes), whole, side="right")))
-
-    def prior_diagonal(self) -> tuple[np.ndarray, list[str]]:
-        """The diagonal of the curvature of all that does not depend on the data, and a remark if that is not all.
-
-        For many parameters random sign vectors tell whether the prior ties parameters together: where it does not, each
-        gives the diagonal.
-        """
-        if len(self.at.positions) <= PRIOR_UP_TO:
-            matrix = self.at.of_prior()
-            diagonal = np.diag(matrix).copy()
-            apart = np.abs(matrix - np.diag(diagonal)).max(initial=0.0) <= 1e-12 * np.abs(diagonal).max(initial=0.0)
-            return diagonal, [] if apart else [TIED]
-        view = self.at.view
-
-        def probe(z: Any, data: Data) -> Any:
-            moving = view.of(z)
-            flat, unravel = ravel_pytree(moving)
-            slope = jax.grad(lambda m: -view.density.smooth_log_prior(view.into(z, m)))
-
-            def one(key: Any) -> Any:
-                signs = jax.random.rademacher(key, flat.shape, flat.dtype)
-                return signs * ravel_pytree(jax.jvp(slope, (moving,), (unravel(signs),))[1])[0]
-
-            keys = jax.random.split(jax.random.key(0), PRIOR_PROBES)
-            first = one(keys[0])
-
-            def look(seen: Any, key: Any) -> Any:  # one probe at a time: all together they would be 64 p numbers
-                total, apart, largest = seen
-                found = one(key)
-                apart = jnp.maximum(apart, jnp.max(jnp.abs(found - first) - 1e-9 * jnp.abs(first)))
-                return (total + found, apart, jnp.maximum(largest, jnp.max(jnp.abs(found)))), None
-
-            begin = (first, jnp.zeros((), flat.dtype), jnp.max(jnp.abs(first), initial=0.0))
-            (total, apart, largest), _ = jax.lax.scan(look, begin, keys[1:])
-            return first, total / PRIOR_PROBES, apart <= 1e-12 * largest
-
-        first, mean, same = self.at.run("prior diagonal", probe)
-        if bool(same):
-            return np.asarray(first, np.float64), []
-        return np.asarray(mean, np.float64), [TIED + ", estimated"]
 
     def _products_of_units(self, kind: str) -> np.ndarray:
         view = self.at.view
@@ -317,9 +280,6 @@ class Ladder:
         for places, block in zip(network.positions, blocks, strict=True):
             found[places] = np.asarray(block)
         return found
-
-
-TIED = "only the diagonal of the prior's curvature, which ties parameters together, is kept"
 
 
 def _clipped(added: float) -> list[str]:

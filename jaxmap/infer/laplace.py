@@ -101,7 +101,7 @@ class Laplace:
         density = Density(problem.model, point.prior, point.prior and not problem.model.space.is_real)
         leaves = moving_leaves(self.subset, problem, point.z)
         at = Curved(density, point.z, problem, leaves)
-        draw, probe = jax.random.split(jax.random.fold_in(runs.keys[index], CURVATURE))
+        draw, probe = _keys_of_one(runs.keys, index)
         kind = self.hessian or ("exact" if problem.model.outputs is None else "ggn")
         try:
             rung = Ladder(at, Structure(self.curvature, self.rank, self.probes), probe).climb(kind, self.force)
@@ -181,6 +181,12 @@ CURVATURE = 4
 """The tag folded into a key for random directions and for the draws of the grade."""
 
 
+@jax.jit
+def _keys_of_one(keys: Key, index: Any) -> Any:
+    """For the draws of the grade and for random directions, of one member."""
+    return jax.random.split(jax.random.fold_in(keys[index], CURVATURE))
+
+
 class Modes(NamedTuple):
     """What `run` leaves for `finish`."""
 
@@ -217,10 +223,8 @@ def _last_layer(problem: Problem, z: Any) -> tuple[int, ...]:
     if model.outputs is None:
         raise ValueError("Expected a model with a network for subset='last_layer'; got none. Name paths instead.")
     x = problem.data[0]
-    known = ("layers of all", signature(x))
-    if known not in model.programs:
-        model.programs[known] = find_layers(lambda z, x: model.outputs(model.space.constrain(z), x)[0], z, x)  # type: ignore[misc]
-    found = model.programs[known]
+    outputs = lambda z, x: model.outputs(model.space.constrain(z), x)[0]  # type: ignore[misc]  # noqa: E731
+    found = model.programs.made(("layers of all", signature(x)), lambda: find_layers(outputs, z, x))
     if not found:
         raise ValueError(
             "Expected a network with dense or convolution layers for subset='last_layer'; found none. "

@@ -91,10 +91,8 @@ class MicrocanonicalChains:
 
     def __init__(self, mover: Mover, problem: Problem):
         self.mover, self.problem = mover, problem
-        name, programs = ("mclmc", mover, problem.dtype), problem.model.programs
-        if name not in programs:
-            programs[name] = _programs(mover, problem)
-        self._begin, self._advance = programs[name]
+        name = ("mclmc", mover, problem.dtype)
+        self._begin, self._advance = problem.model.programs.made(name, lambda: _programs(mover, problem))
 
     def begin(self, positions: np.ndarray, frames: Frame, keys: Key) -> ChainStates:
         """States at positions (seeds, chains, P), in random directions; a gradient each."""

@@ -177,5 +177,5 @@ def in_users_space(problem: Problem, z: np.ndarray) -> Any:
     def constrain(z: Any) -> Any:
         return jax.vmap(jax.vmap(lambda v: problem.model.space.constrain(shaped(v))))(z)
 
-    program = problem.model.programs.setdefault("draws in the user's space", jax.jit(constrain))
+    program = problem.model.programs.jitted("draws in the user's space", constrain)
     return program(jnp.asarray(z, problem.dtype))

@@ -79,10 +79,8 @@ class Chains:
 
     def __init__(self, sampler: Sampler, problem: Problem):
         self.sampler, self.problem = sampler, problem
-        name, programs = ("nuts", sampler, problem.dtype), problem.model.programs
-        if name not in programs:
-            programs[name] = _programs(sampler, problem)
-        self._begin, self._advance = programs[name]
+        name = ("nuts", sampler, problem.dtype)
+        self._begin, self._advance = problem.model.programs.made(name, lambda: _programs(sampler, problem))
 
     def begin(self, positions: Any, frames: Frame, keys: Key, step: Any, target: Any) -> ChainStates:
         """States at positions (seeds, chains, P); a gradient each.

@@ -180,5 +180,5 @@ def function_values(problem: Problem, params: Any) -> np.ndarray:
     def values(params: Any) -> Any:
         return jax.lax.map(jax.vmap(lambda p: jnp.ravel(outputs(p, x)[0])), params)
 
-    program = problem.model.programs.setdefault("function values", jax.jit(values))
+    program = problem.model.programs.jitted("function values", values)
     return np.asarray(program(params), np.float64)

@@ -253,7 +253,7 @@ class Starter:
         def values(z: Any, data: Any) -> Any:
             return jax.lax.map(lambda v: density(shaped(v), data), z, batch_size=min(len(z), 32))
 
-        program = problem.model.programs.setdefault(("density of draws", density), jax.jit(values))
+        program = problem.model.programs.jitted(("density of draws", density), values)
         return np.asarray(in_double(program, z, problem.data), np.float64)
 
     def _inside(self, mean: np.ndarray, moves: np.ndarray) -> np.ndarray:

@@ -259,7 +259,7 @@ class _Walk:
     def program(self, problem: Problem) -> Any:
         """Compile once per model, solver and kind of selection."""
         key = ("path", self.density, self.solver, self.evidence)
-        return problem.model.programs.setdefault(key, jax.jit(self.run))
+        return problem.model.programs.jitted(key, self.run)
 
     def at(self, strength: Any) -> Density:
         """The density of one strength.
@@ -306,7 +306,7 @@ class _Walk:
     def inspector(self, problem: Problem) -> Any:
         """The program of `inspect`, compiled as `program` is."""
         key = ("path seen", self.density, self.evidence)
-        return problem.model.programs.setdefault(key, jax.jit(self.inspect))
+        return problem.model.programs.jitted(key, self.inspect)
 
     def inspect(self, z: Any, diagonals: Any, strengths: Any, data: Data) -> Seen:
         """Look at every end."""

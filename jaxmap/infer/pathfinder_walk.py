@@ -136,11 +136,12 @@ class Walker:
 
     def _programs(self) -> tuple[Any, Any]:
         """The beginning and the steps, compiled once: starts, keys, data and numbers of steps are arguments."""
-        known = self.density.model.programs
-        if self not in known:
+
+        def build() -> tuple[Any, Any]:
             vmapped = jax.vmap(self._begin, (0, 0, None)), jax.vmap(self._advance, (0, 0, None, None))
-            known[self] = (jax.jit(vmapped[0]), jax.jit(vmapped[1]))
-        return known[self]
+            return jax.jit(vmapped[0]), jax.jit(vmapped[1])
+
+        return self.density.model.programs.made(self, build)
 
     def _objective(self, data: Data) -> Objective:
         """The loss with the kinks of L1 priors in it: a path may cross them, a Gaussian does not see them."""

@@ -258,7 +258,7 @@ def prior_only(problem: Problem, density: Density) -> list[str]:
     rng = np.random.default_rng(0)
     start = problem.model.start_unconstrained(problem.dtype)
     moved = jax.tree.map(lambda v: v + jnp.asarray(rng.uniform(-0.1, 0.1, v.shape), v.dtype), start)
-    program = problem.model.programs.setdefault(("likelihood slope", density), jax.jit(slope))
+    program = problem.model.programs.jitted(("likelihood slope", density), slope)
     found = program(moved, problem.sample)
     return [path for path, leaf in named_leaves(found) if not np.any(np.asarray(leaf))]
 

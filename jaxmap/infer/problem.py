@@ -112,7 +112,7 @@ class Problem:
             steps = [jax.random.uniform(k, v.shape, v.dtype, -2.0, 2.0) for k, v in zip(keys, leaves, strict=True)]
             return treedef.unflatten([jnp.where(rank > 0, v + s, v) for v, s in zip(leaves, steps, strict=True)])
 
-        program = model.programs.setdefault(("starts", self.dtype), jax.jit(jax.vmap(begin)))
+        program = model.programs.jitted(("starts", self.dtype), jax.vmap(begin))
         return program(seeds.keys, jnp.asarray(seeds.ranks))
 
     def solve(self, source: Method | Posterior, seeds: Seeds) -> list[Posterior | FitError]:
@@ -195,7 +195,10 @@ def named_key(key: Key, verb: str) -> Key:
     Raises:
         TypeError: something that is not a key of jax.random, or a traced one.
     """
-    return jax.random.fold_in(check_key(key, verb), zlib.crc32(verb.encode()))
+    return _fold_in(check_key(key, verb), np.uint32(zlib.crc32(verb.encode())))
+
+
+_fold_in = jax.jit(jax.random.fold_in)
 
 
 @functools.cache

@@ -208,7 +208,7 @@ class Search:
     def _program(self, name: Any, function: Any) -> Any:
         """Compiled once per build, density, solver and criterion."""
         key = (name, self.density, self.solver, self.criterion)
-        return self.problem.model.programs.setdefault(key, jax.jit(function))
+        return self.problem.model.programs.jitted(key, function)
 
     def _flat(self) -> np.ndarray:
         return np.log(np.concatenate([np.ravel(np.asarray(v, np.float64)) for v in jax.tree.leaves(self.start)]))

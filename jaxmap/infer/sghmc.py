@@ -274,7 +274,7 @@ def _log_densities(problem: Problem, z: np.ndarray) -> np.ndarray:
     def values(z: Any, data: Any) -> Any:
         return jax.lax.map(lambda v: estimator(v, data), z)
 
-    program = problem.model.programs.setdefault(("density of each draw", estimator), jax.jit(values))
+    program = problem.model.programs.jitted(("density of each draw", estimator), values)
     return np.asarray(program(jnp.asarray(z).reshape(-1, z.shape[2]), problem.data)).reshape(z.shape[:2])
 
 

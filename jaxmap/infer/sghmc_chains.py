@@ -95,10 +95,8 @@ class StochasticChains:
 
     def __init__(self, minibatches: Minibatches, problem: Problem):
         self.problem = problem
-        name, programs = ("sghmc", minibatches, problem.dtype), problem.model.programs
-        if name not in programs:
-            programs[name] = jax.jit(_Walk(Estimator.of(problem), minibatches).advance)
-        self._advance = programs[name]
+        walk = _Walk(Estimator.of(problem), minibatches)
+        self._advance = problem.model.programs.jitted(("sghmc", minibatches, problem.dtype), walk.advance)
 
     def begin(self, positions: np.ndarray, keys: Key) -> MovingState:
         """At rest, at positions (seeds, chains, P)."""

@@ -149,7 +149,7 @@ def _probe(estimator: Estimator, size: int, key: Key, places: Any, problem: Prob
         found = jax.lax.map(lambda one: of_chain(one[0], one[1], data), (places, keys))
         return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), found)
 
-    program = problem.model.programs.setdefault(("probe", estimator, size), jax.jit(probe))
+    program = problem.model.programs.jitted(("probe", estimator, size), probe)
     return Probed(*(np.asarray(leaf, np.float64) for leaf in program(places, key, problem.data)))
 
 
@@ -173,5 +173,5 @@ def _steepest(estimator: Estimator, key: Key, places: Any, root: Any, rows: Any,
         keys = jax.random.split(key, len(places))
         return jnp.max(jax.lax.map(lambda one: of_chain(one[0], one[1], root, rows, data), (places, keys)))
 
-    program = problem.model.programs.setdefault(("steepest", estimator), jax.jit(steepest))
+    program = problem.model.programs.jitted(("steepest", estimator), steepest)
     return float(program(places, key, root, rows, problem.data))

@@ -127,7 +127,7 @@ def invert(matrix: np.ndarray, names: list[str], info: Info) -> Inverse:
         reason = where.get(info.status, "the density still grows or is flat")
         return Inverse(nothing, ~none, f"No standard errors: {reason}{along}.")
     if not flat.any():
-        root = factorize(matrix, names)[0].root
+        root = factorize(matrix, lambda: names)[0].root
         return Inverse(root @ root.T, none)
     root = vectors[:, ~flat] / np.sqrt(values[~flat])[None] / scales[:, None]
     lost = np.max(np.abs(vectors[:, flat]), axis=1) > TOUCHED

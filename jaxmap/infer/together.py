@@ -49,7 +49,7 @@ def likelihoods(model: Model, params: Any, data: Data) -> Any:
         each = partial(model.log_likelihood, params)
         return map_over_examples(each, data, examples_at_a_time(each, data))
 
-    return model.programs.setdefault("likelihoods", jax.jit(values))(params, data)
+    return model.programs.jitted("likelihoods", values)(params, data)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class _Pair:
                 f"Expected a finite log-likelihood at the start; got {values[bad[0]]} for rows {bad[:5].tolist()}. "
                 "Check these rows, or start elsewhere."
             )
-        prior = float(self.model.log_prior(params))
+        prior = float(self.model.programs.jitted("log prior", self.model.log_prior)(params))
         if not np.isfinite(prior):
             raise ValueError(f"Expected a finite log_prior at the start; got {prior}. Start inside the support.")
 
@@ -130,7 +130,7 @@ class _Pair:
             return self.model.observe(params, x).support(y)  # type: ignore[misc]
 
         x, y = self.data
-        program = self.model.programs.setdefault("inside", jax.jit(inside))
+        program = self.model.programs.jitted("inside", inside)
         good = np.asarray(program(params, x, y))
         if not good.all():
             rows = np.flatnonzero(~good.reshape(len(good), -1).all(axis=1))

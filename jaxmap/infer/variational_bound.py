@@ -122,7 +122,7 @@ def bound_at(key: Key, density: Density, problem: Problem, mean: Any, precision:
     def values(z: Any, data: Data) -> Any:
         return jax.lax.map(lambda v: density(shaped(v), data), z, batch_size=min(len(z), DRAWS_AT_A_TIME))
 
-    program = problem.model.programs.setdefault(("density of pairs", density), jax.jit(values))
+    program = problem.model.programs.jitted(("density of pairs", density), values)
     found = np.asarray(in_double(program, flat[None] + precision.color(noise.T).T, problem.data), np.float64)
     log_q = 0.5 * precision.log_det - 0.5 * precision.size * np.log(2 * np.pi) - 0.5 * np.sum(noise**2, axis=1)
     pairs = (found - log_q).reshape(2, -1).mean(axis=0)

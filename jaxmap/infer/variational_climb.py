@@ -181,10 +181,8 @@ def _narrowed(walk: Walk, rows: np.ndarray) -> Walk:
 
 def _programs(bound: Bound) -> tuple[Any, Any]:
     """The beginning and the steps, compiled once: data, keys, frames, rates and numbers of steps are arguments."""
-    known = bound.density.model.programs
-    if ("bound", bound) not in known:
-        known["bound", bound] = (jax.jit(jax.vmap(_begin)), _advance_of(bound))
-    return known["bound", bound]
+    build = lambda: (jax.jit(jax.vmap(_begin)), _advance_of(bound))  # noqa: E731
+    return bound.density.model.programs.made(("bound", bound), build)
 
 
 MEMORY = 0.9

@@ -79,7 +79,7 @@ def log_likelihoods(model: Model, draws: Params, data: Data) -> np.ndarray:
     chains, count = jax.tree.leaves(draws)[0].shape[:2]
     with precision_scope(dtype):
         data = check_data(data, dtype=dtype)
-        program = model.programs.setdefault("log_likelihoods", jax.jit(jax.vmap(model.log_likelihood, (0, None))))
+        program = model.programs.jitted("log_likelihoods", jax.vmap(model.log_likelihood, (0, None)))
         pooled = jax.tree.map(lambda leaf: np.reshape(leaf, (chains * count, *leaf.shape[2:])), draws)
         parts = []
         for begin in range(0, chains * count, DRAWS_AT_A_TIME):

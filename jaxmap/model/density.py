@@ -40,6 +40,13 @@ class Density:
         kind = "unconstrained coordinates, Jacobian included" if self.jacobian else "the user's own coordinates"
         return f"log joint density in {kind}"
 
+    @property
+    def is_prior_separable(self) -> bool:
+        """True where `log_prior` is known to be a sum over single coordinates, so that its Hessian is diagonal."""
+        model, space = self.model, self.model.space
+        alone = not self.prior or (isinstance(model.log_prior, Prior) and model.log_prior.is_separable(model.start))
+        return alone and space.is_elementwise
+
     def log_likelihoods(self, z: Any, data: Data) -> Float[Array, " n"]:
         """One log-probability per example."""
         return self.model.log_likelihood(self.model.space.constrain(z), data)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, constraints
 
 from jaxmap.model.prior import Prior
+from jaxmap.model.programs import Programs
 from jaxmap.model.space import Space
 from jaxmap.trees import cast_floats, size
 from jaxmap.types import Data, Key, Params
@@ -57,7 +58,7 @@ class Model:
     emission: Callable[[Any, dict[str, Any]], Distribution] | None = None
     restartable: bool = True
     concave: bool = False
-    programs: dict[Any, Any] = field(default_factory=dict, repr=False)
+    programs: Programs = field(default_factory=Programs, repr=False, init=False)
 
     def __post_init__(self) -> None:
         if self.log_likelihood is None:

@@ -70,6 +70,11 @@ class Prior:
         rules = [row.rule for row in self._rows(params)]
         return all(not strongly if isinstance(r, Flat) else is_log_concave(r, strongly=strongly) for r in rules)
 
+    def is_separable(self, params: Params) -> bool:
+        """True where the log density is a sum over single parameters: each leaf is flat or of independent entries."""
+        rules = [row.rule for row in self._rows(params)]
+        return all(isinstance(r, Flat) or (isinstance(r, Distribution) and r.event_dim == 0) for r in rules)
+
     def kinks(self, params: Params) -> list[Kink | None]:
         """The kink of each leaf in flattening order, None where the prior is smooth.
 

@@ -75,6 +75,11 @@ class Space:
         """True where the two coordinates are the same."""
         return all(_is_identity(transform) for transform in self.transforms)
 
+    @property
+    def is_elementwise(self) -> bool:
+        """True where each parameter depends on one coordinate alone."""
+        return all(t.domain.event_dim == 0 and t.codomain.event_dim == 0 for t in self.transforms)
+
     def constrain(self, z: Any) -> Params:
         """Map unconstrained coordinates to the user's parameters."""
         leaves = self.treedef.flatten_up_to(z)

@@ -380,4 +380,4 @@ def coordinate_paths(z: Any, leaves: Sequence[int] | None = None) -> list[str]:
 
 def _program(density: Density, name: str, function: Any) -> Any:
     """Compile once per model and density."""
-    return density.model.programs.setdefault((name, density), jax.jit(function))
+    return density.model.programs.jitted((name, density), function)

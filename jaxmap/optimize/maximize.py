@@ -264,7 +264,7 @@ class _Climb:
     def _program(self, name: str, function: Any) -> Any:
         """Compile once per model, solver and plan: data, keys and the numbers of steps are arguments."""
         key = (name, self.density, replace(cast(Any, self.solver), steps=1), self.layout, self.members > 1)
-        return self.density.model.programs.setdefault(key, jax.jit(function))
+        return self.density.model.programs.jitted(key, function)
 
 
 def _blank_after(values: np.ndarray, taken: np.ndarray) -> np.ndarray:

@@ -107,4 +107,4 @@ def _swept(density: Density, z: Any, stream: Stream) -> tuple[Any, Any]:
 
 def _program(density: Density, name: str, function: Any) -> Any:
     """Compile once per model and density."""
-    return density.model.programs.setdefault((name, density), jax.jit(function))
+    return density.model.programs.jitted((name, density), function)

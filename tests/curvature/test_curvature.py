@@ -299,7 +299,7 @@ def test_a_factor_is_that_of_the_precision_however_badly_scaled():
     correlation = np.array([[1.0, 0.9999, 0.1], [0.9999, 1.0, 0.1], [0.1, 0.1, 1.0]])
     scales = np.array([1e-6, 1.0, 1e6])
     matrix = correlation * np.outer(scales, scales)
-    factor, added = factorize(matrix, NAMES)
+    factor, added = factorize(matrix, lambda: NAMES)
     covariance = factor.root @ factor.root.T
     np.testing.assert_allclose(factor.chol_prec @ factor.chol_prec.T, matrix, rtol=1e-12)
     np.testing.assert_allclose(covariance * np.outer(scales, scales), np.linalg.inv(correlation), rtol=1e-9)
@@ -309,7 +309,7 @@ def test_a_factor_is_that_of_the_precision_however_badly_scaled():
 
 def test_colored_noise_has_the_covariance():
     matrix = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, 4.0]])
-    factor, _ = factorize(matrix, NAMES)
+    factor, _ = factorize(matrix, lambda: NAMES)
     noise = np.random.default_rng(0).normal(size=(3, 20_000))
     drawn = factor.color(noise)
     covariance = np.linalg.inv(matrix)
@@ -324,17 +324,17 @@ def test_a_flat_direction_is_an_error_that_names_it():
     matrix = np.array([[1.0, 0.0, 1.0], [0.0, 2.0, 0.0], [1.0, 0.0, 1.0]])
     for clip in (False, True):
         with pytest.raises(SingularCurvatureError, match=r"1 flat direction\(s\) along (a, b\[1\]|b\[1\], a)\."):
-            factorize(matrix, NAMES, clip=clip)
+            factorize(matrix, lambda: NAMES, clip=clip)
 
 
 def test_a_parameter_without_any_curvature_is_flat():
     with pytest.raises(SingularCurvatureError, match=r"along b\[0\]\."):
-        factorize(np.diag([1.0, 0.0, 3.0]), NAMES)
+        factorize(np.diag([1.0, 0.0, 3.0]), lambda: NAMES)
 
 
 def test_a_negative_direction_is_an_error_that_names_it():
     with pytest.raises(SingularCurvatureError, match=r"1 direction\(s\) of negative curvature along b\[1\]\."):
-        factorize(np.diag([1.0, 2.0, -3.0]), NAMES)
+        factorize(np.diag([1.0, 2.0, -3.0]), lambda: NAMES)
 
 
 def test_clipping_turns_negative_eigenvalues_positive_and_says_how_much():
@@ -344,7 +344,7 @@ def test_clipping_turns_negative_eigenvalues_positive_and_says_how_much():
     matrix += np.diag(1.0 - np.diag(matrix))  # a unit diagonal, so that scaling changes nothing
     values, vectors = np.linalg.eigh(matrix)
     assert values[0] < 0 < values[1]
-    factor, added = factorize(matrix, NAMES, clip=True)
+    factor, added = factorize(matrix, lambda: NAMES, clip=True)
     expected = (vectors * np.abs(values)) @ vectors.T
     np.testing.assert_allclose(factor.chol_prec @ factor.chol_prec.T, expected, atol=1e-12)
     np.testing.assert_allclose(added, -2 * values[0], rtol=1e-10)
@@ -357,7 +357,9 @@ def test_clipping_commutes_with_scaling():
     """Stretching a coordinate stretches the clipped precision with it."""
     matrix = np.array([[1.0, 1.5, 0.2], [1.5, 1.0, 0.0], [0.2, 0.0, 1.0]])
     stretch = np.array([1e-3, 1.0, 1e4])
-    plain, scaled = (factorize(m, NAMES, clip=True)[0].chol_prec for m in (matrix, matrix * np.outer(stretch, stretch)))
+    plain, scaled = (
+        factorize(m, lambda: NAMES, clip=True)[0].chol_prec for m in (matrix, matrix * np.outer(stretch, stretch))
+    )
     np.testing.assert_allclose(scaled @ scaled.T, plain @ plain.T * np.outer(stretch, stretch), rtol=1e-9)
 
 

@@ -13,7 +13,6 @@ from scipy import stats
 
 import jaxmap as jm
 from jaxmap.curvature import Conditional, Full
-from jaxmap.infer.ladder import Ladder
 from tests import reference
 from tests.cases import COUNTS, LINEAR, TOLERANCE, as_tree, as_vectors, check_counts, check_gaussian, flat
 
@@ -704,8 +703,8 @@ NOTICED = (AssertionError, jm.FitError)
 
 
 def _double_prior(monkeypatch):
-    whole = Ladder.prior_diagonal
-    monkeypatch.setattr(Ladder, "prior_diagonal", lambda self: (2 * whole(self)[0], whole(self)[1]))
+    whole = LADDER.prior_diagonal
+    monkeypatch.setattr(LADDER, "prior_diagonal", lambda at: (2 * whole(at)[0], whole(at)[1]))
 
 
 def _double_factor(monkeypatch):

@@ -147,3 +147,33 @@ def test_equal_densities_are_equal_keys():
     assert hash(Density(model)) == hash(Density(model))
     assert Density(model) == Density(model) != Density(model, prior=False)
     assert Density(model) != Density(model_of("scalar"))
+
+
+SEPARABLE = {
+    "independent": (jm.Prior(dist.Normal(0.0, jnp.array([1.0, 2.0, 3.0]))), True),
+    "positive": (jm.Prior(dist.HalfNormal(2.0)), True),
+    "flat": (jm.Prior(jm.flat), True),
+    "a matrix between parameters": (jm.Prior(dist.MultivariateNormal(jnp.zeros(3), jnp.eye(3) + 0.5)), False),
+    "a function": (lambda p: -(jnp.sum(p) ** 2), False),
+}
+
+
+@pytest.mark.parametrize("kind", SEPARABLE)
+def test_a_prior_is_separable_only_where_its_hessian_is_diagonal(kind, x64):
+    prior, expected = SEPARABLE[kind]
+    model = jm.Model(log_likelihood=lambda p, y: y * p[0], log_prior=prior, init=np.array([0.2, 0.3, 0.5]))
+    density = Density(model)
+    assert density.is_prior_separable is expected
+    z = model.space.unconstrain(jnp.asarray(model.start))
+    hessian = np.asarray(jax.hessian(density.log_prior)(z))
+    if expected:
+        np.testing.assert_allclose(hessian, np.diag(np.diag(hessian)), atol=1e-12)
+    else:
+        assert np.abs(hessian - np.diag(np.diag(hessian))).max() > 1e-3
+
+
+def test_a_hierarchy_is_not_separable_but_its_likelihood_alone_is():
+    prior = jm.Prior({"s": dist.HalfNormal(1.0), "b": lambda p: dist.Normal(0.0, p["s"])})
+    model = jm.Model(log_likelihood=lambda p, y: y * p["b"][0], log_prior=prior, init={"s": 1.0, "b": np.zeros(2)})
+    assert not Density(model).is_prior_separable
+    assert Density(model, prior=False).is_prior_separable
