@@ -171,10 +171,10 @@ class Stream:
             ValueError: unlike the first examples.
         """
         cast = jax.tree.map(lambda leaf: _on_host(leaf, self.dtype), piece)
-        if _kind(cast) != _kind(self.sample):
+        if kind_of(cast) != kind_of(self.sample):
             raise ValueError(
-                f"Expected batches like the first of the stream, {_said(self.sample)}; got {_said(cast)} in epoch "
-                f"{epoch}. Make them alike."
+                f"Expected batches like the first of the stream, {kind_in_words(self.sample)}; got "
+                f"{kind_in_words(cast)} in epoch {epoch}. Make them alike."
             )
         return cast
 
@@ -218,11 +218,11 @@ def _on_host(leaf: Any, dtype: Any) -> np.ndarray:
     return made
 
 
-def _kind(data: Data) -> Any:
+def kind_of(data: Data) -> Any:
     """Structure, dtypes and the shapes of single examples."""
     return signature(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), data))
 
 
-def _said(data: Data) -> str:
+def kind_in_words(data: Data) -> str:
     """A kind in words."""
     return ", ".join(f"{path or 'data'} {leaf.dtype}{list(leaf.shape[1:])}" for path, leaf in named_leaves(data))

@@ -46,6 +46,11 @@ class Layout:
         return 1.0 if self.plan is None else self.plan.size / self.plan.num_examples
 
     @property
+    def epoch(self) -> int | None:
+        """Steps of an epoch; None where each step is one."""
+        return None if self.plan is None else self.plan.batches
+
+    @property
     def each(self) -> bool:
         """True where each member has blocks of its own."""
         return self.plan is not None and not self.streamed

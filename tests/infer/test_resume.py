@@ -55,6 +55,17 @@ CLIMBS = {
     "accumulated gradients": (rows, jm.MAP(optax.MultiSteps(ADAM, 3), steps=3000, batch_size=7)),
     "a stream": (stream, jm.MAP(ADAM, steps=3000, batch_size=7)),
     "restarts": (rows, jm.MAP(ADAM, steps=3000, batch_size=7, restarts=3)),
+    "held-out data": (
+        rows,
+        jm.MAP(ADAM, steps=3000, batch_size=7, monitor=jm.Monitor(regression(1, 30), every=50, patience=10**6)),
+    ),
+    "members that held-out data stop": (
+        stream,
+        jm.Ensemble(
+            jm.MAP(ADAM, steps=3000, batch_size=7, monitor=jm.Monitor(regression(1, 30), every=90, patience=8)),
+            members=3,
+        ),
+    ),
     "an ensemble": (rows, jm.Ensemble(jm.MAP(ADAM, steps=3000, batch_size=7), members=3)),
 }
 
@@ -86,6 +97,7 @@ def check_equal(one, other):
     for a, b in zip(points(one), points(other), strict=True):
         np.testing.assert_array_equal(flat(a.mode), flat(b.mode))
         np.testing.assert_array_equal(a.info.history, b.info.history)
+        np.testing.assert_array_equal(a.info.held_out, b.info.held_out)
         assert (a.info.status, a.info.num_gradients) == (b.info.status, b.info.num_gradients)
         assert a.info.log_joint == b.info.log_joint
 
