@@ -107,7 +107,9 @@ class Stream:
         return self.num_examples
 
     def fingerprint(self) -> str:
-        """Name the data by their number and a part of their content."""
+        """Name the data by their number and content: arrays of up to 16 MiB by all rows, larger ones by 256 of them,
+        the batches of a function by the first one.
+        """
         return f"{self.num_examples} streamed, {self.source.fingerprint()}"
 
     def in_dtype(self, dtype: Any) -> "Stream":

@@ -7,6 +7,7 @@ from jaxmap.infer.delta_method import carry
 from jaxmap.infer.standard_errors import StandardErrors
 from jaxmap.infer.summary import Summary, summarize
 from jaxmap.infer.storage import Saved, read_saved, write_saved
+from jaxmap.infer.lock import locked
 from jaxmap.infer.posteriors import Particles, Point, is_posterior
 from jaxmap.infer.grade import Grade
 from jaxmap.infer.gaussian import GaussianPosterior
@@ -84,6 +85,7 @@ __all__ = [
     "fit_problem",
     "is_posterior",
     "load",
+    "locked",
     "log_evidence",
     "path",
     "read_saved",

@@ -28,8 +28,8 @@ def failure(
     """
     z, step = take(runs.ascent.z, row), int(runs.ascent.steps[row])
     # a stream is read once for all members, in the order of the first
-    batch = batch_of(problem.data, runs.keys[0 if problem.streamed else row], step, batch_size)
-    reason = describe_failure(density, z, batch)
+    batch, where = batch_of(problem.data, runs.keys[0 if problem.streamed else row], step, batch_size)
+    reason = describe_failure(density, z, batch, where)
     best, said = _best(problem, runs, row), ""
     if best is not None:
         said = " Those that held-out data found best are in `error.best`."

@@ -135,24 +135,29 @@ class Problem:
                 results.append(error)
         return results
 
-    def log_joint_at_start(self) -> float:
-        """The density at the model's own start, in nats: a fingerprint of what the functions compute."""
-        params = cast_floats(self.model.start, self.dtype)
-        return float(
-            np.sum(np.asarray(likelihoods(self.model, params, self.sample), np.float64))
-            + float(self.model.log_prior(params))
+    def log_joints(self) -> list[float]:
+        """The density at the model's own start and at a point beside it, in nats: what the functions compute."""
+        rng, space = np.random.default_rng(0), self.model.space
+        start = cast_floats(self.model.start, self.dtype)
+        moved = jax.tree.map(
+            lambda v: v + jnp.asarray(rng.uniform(-0.1, 0.1, v.shape), v.dtype), space.unconstrain(start)
         )
+        return [
+            float(np.sum(np.asarray(likelihoods(self.model, params, self.sample), np.float64)))
+            + float(self.model.log_prior(params))
+            for params in (start, space.constrain(moved))
+        ]
 
     def identity(self) -> dict[str, str]:
         """What results depend on, beside a method and a key, as text.
 
-        A model is known by the shapes of its parameters and by its density at a fixed point.
+        A model is known by the shapes of its parameters and by its density at two fixed points, to five digits.
         """
         shapes = ", ".join(f"{path}{tuple(leaf.shape)}" for path, leaf in named_leaves(self.model.start))
         with precision_scope(self.dtype):
-            value = self.log_joint_at_start()
+            start, beside = self.log_joints()
         return {
-            "model": f"{shapes}; log joint at the start {value:.5g}",
+            "model": f"{shapes}; log joint at the start {start:.5g}, beside it {beside:.5g}",
             "train": self.data.fingerprint() if isinstance(self.data, Stream) else fingerprint(self.data),
             "precision": str(self.dtype),
             "jaxmap": library_versions()["jaxmap"],

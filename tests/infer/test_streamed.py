@@ -134,6 +134,17 @@ def test_a_planted_nan_stops_the_run_and_is_named():
     assert np.all(np.isfinite(raised.value.last["w"]))
 
 
+def test_a_planted_nan_is_named_by_its_row_where_that_is_known():
+    x, y = regression(0, 3000)
+    x[2500, 1] = np.nan
+    model = counted_model()[0]
+    for block, restarts in ((1, 1), (50, 1), (50, 2)):
+        stream = jm.Stream.of_arrays((x, y), block=block)
+        method = jm.MAP(ADAM, steps=90, batch_size=101, restarts=restarts)
+        with pytest.raises(jm.FitError, match=r"\(rows \[2500\] of the data\), where x of the data is not finite"):
+            jm.fit(KEY, model, stream, method)
+
+
 def test_a_missing_number_that_was_not_trained_on_is_said():
     x, y = regression(0, 3000)
     x[2500, 1] = np.nan
