@@ -107,8 +107,9 @@ class Stream:
         return self.num_examples
 
     def fingerprint(self) -> str:
-        """Name the data by their number and content: arrays of up to 16 MiB by all rows, larger ones by 256 of them,
-        the batches of a function by the first one.
+        """Name the data by their number and content.
+
+        Arrays of up to 16 MiB are known by all rows, larger ones by 256, the batches of a function by the first one.
         """
         return f"{self.num_examples} streamed, {self.source.fingerprint()}"
 

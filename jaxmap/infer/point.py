@@ -42,7 +42,8 @@ class MAP:
         restarts: independent starts in one program; the best is returned.
         space: "constrained", the mode of the density the user wrote, or "unconstrained", the mode after the bijector
             with its log-Jacobian, which is where a Laplace approximation stands.
-        steps: the largest number of steps; None: the solver's own, 5000 for optax.
+        steps: the largest number of steps; None: the solver's own, 5000 for optax. A step sees one batch. Under
+            `optax.MultiSteps(solver, k)` k steps make one update, and a schedule inside it counts updates.
         batch_size: examples per step, for optax transformations; None: all.
         allow_decay: accept a solver that decays weights (AdamW) beside a prior; its fixed point is no MAP.
         monitor: a `jm.Monitor` of held-out data, that chooses the best parameters so far and may stop early.

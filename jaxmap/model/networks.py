@@ -32,20 +32,26 @@ class Network:
     fresh: bool = True
 
 
-def as_network(network: Any, example: Any = None) -> Network:
+def as_network(network: Any, example: Any = None, compute_dtype: Any = None) -> Network:
     """Accept every kind of network that `jm.supervised` names.
 
     Args:
         network: nnx factory `rngs -> Module`, nnx instance, linen module, or a pair (init, apply).
         example: one example of x with its leading axis, `x[:1]`; linen modules need it.
+        compute_dtype: bfloat16, or None: that of the parameters.
 
     Returns:
-        network: pure functions; outputs of shape (n, 1) are squeezed.
+        network: pure functions; outputs of shape (n, 1) are squeezed, those in half precision brought to the precision
+            of the parameters.
 
     Raises:
-        TypeError: something else.
+        TypeError: something else, another `compute_dtype`.
         ValueError: active dropout or batch statistics, or a linen module without example.
     """
+    if compute_dtype is not None and jnp.dtype(compute_dtype) != jnp.bfloat16:
+        raise TypeError(
+            f"Expected compute_dtype=jnp.bfloat16 or None; got {compute_dtype!r}. float16 would need its loss scaled."
+        )
     if isinstance(network, nnx.Module):
         pure = _from_nnx_instance(network)
     elif isinstance(network, linen.Module):
@@ -59,15 +65,26 @@ def as_network(network: Any, example: Any = None) -> Network:
             "Expected an nnx factory `lambda rngs: MLP(rngs)`, an nnx module, a linen module, or a pair "
             f"(init, apply); got {network!r}."
         )
-    return Network(pure.init, _squeezed(pure.apply), pure.fresh)
+    return Network(pure.init, _squeezed(pure.apply, compute_dtype), pure.fresh)
 
 
-def _squeezed(apply: Callable[[Params, Any], Any]) -> Callable[[Params, Any], Any]:
+def _squeezed(apply: Callable[[Params, Any], Any], compute_dtype: Any) -> Callable[[Params, Any], Any]:
     def squeezed(params: Params, x: Any) -> Any:
-        outputs = apply(params, x)
+        given = (params, x) if compute_dtype is None else cast_floats((params, x), compute_dtype)
+        outputs = jax.tree.map(lambda leaf: _raised(leaf, float_dtype(params)), apply(*given))
         return outputs[:, 0] if getattr(outputs, "ndim", 0) == 2 and outputs.shape[1] == 1 else outputs
 
     return squeezed
+
+
+def _raised(outputs: Any, dtype: Any) -> Any:
+    """Outputs in half precision in the precision of the parameters: densities are never summed with three digits."""
+    half = jnp.issubdtype(jnp.result_type(outputs), jnp.floating) and jnp.result_type(outputs).itemsize < HALF
+    return outputs.astype(dtype) if half else outputs
+
+
+HALF = 4
+"""Bytes below which a number has half precision."""
 
 
 def _from_nnx_instance(module: nnx.Module) -> Network:

@@ -24,6 +24,7 @@ def supervised(
     *,
     example: Any = None,
     scaling: Scaling | None = None,
+    compute_dtype: Any = None,
 ) -> Model:
     """Make the model y ~ likelihood(network(x)), with a prior on the network's parameters.
 
@@ -38,6 +39,9 @@ def supervised(
         example: `x[:1]`, for linen modules.
         scaling: from `jm.standardize(train)`: the model then takes raw x and means raw y, its density including
             the log-Jacobian -log y_scale, while the parameters live in standardised units.
+        compute_dtype: `jnp.bfloat16` for mixed precision: the network computes in it, parameters, likelihood, sums and
+            the solver stay in float32. A module with a `dtype` of its own does the same where that says so. The
+            certificate is then that of the rounded network, and rarely certain.
 
     Returns:
         model: with `apply` and `observe`.
@@ -48,7 +52,7 @@ def supervised(
     """
     if scaling is not None and not isinstance(scaling, Scaling):
         raise TypeError(f"Expected scaling=jm.standardize(train); got {scaling!r}.")
-    net = as_network(network, example if scaling is None or example is None else scaling.inputs(example))
+    net = as_network(network, example if scaling is None or example is None else scaling.inputs(example), compute_dtype)
     emit = as_likelihood(likelihood)
     if scaling is not None and scaling.y_shift is not None and isinstance(emit, DISCRETE):
         raise ValueError(

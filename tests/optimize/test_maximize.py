@@ -154,6 +154,17 @@ def test_any_optax_transformation_is_a_solver(fit, name):
     assert point.info.solver.startswith("optax ")
 
 
+def test_schedules_count_steps_and_updates_where_gradients_are_accumulated():
+    """A rate that is zero after two updates: the loss stands still after two steps, or after six with three each."""
+    model = jm.Model(log_likelihood=lambda w, y: -((w - y) ** 2), init=np.zeros((), "f"))
+    solver = optax.sgd(lambda count: jnp.where(count < 2, 0.1, 0.0))
+    for method, last in ((solver, 2), (optax.MultiSteps(solver, 3), 6)):
+        history = jm.fit(KEY, model, np.ones(6, "f"), jm.MLE(method, steps=12, batch_size=2)).info.history
+        assert len(np.unique(history)) == 3
+        assert np.all(history[last:] == history[-1])
+        assert history[last - 1] > history[last]
+
+
 # Randomness.
 
 
