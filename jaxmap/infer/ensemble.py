@@ -25,7 +25,8 @@ class Ensemble:
 
     `Ensemble(MAP())` is a deep ensemble, computed in one program; `Ensemble(Laplace())` a mixture of Gaussians;
     `Ensemble(NUTS())` runs `of.chains` chains from each member's mode, and `Ensemble(MCLMC(chains=1))` is a Bayesian
-    deep ensemble.
+    deep ensemble. Members fitted to data in memory see batches of their own; a `jm.Stream` is read once for all of
+    them, so that they take the same batches in the same order and differ by their starts alone.
 
     Args:
         of: the method of a member.

@@ -15,14 +15,17 @@ from jaxmap.optimize import (
     certify,
     slope_at,
 )
+from jaxmap.optimize.certificate import DENSE_UP_TO
 from jaxmap.trees import take
-from jaxmap.types import Certificate, Info, Status
+from jaxmap.types import Info, Status
 
 ENDS = (Status.CONVERGED, Status.AT_BOUNDARY)
 """How a climb ends that found a maximum."""
 
 
 UNCERTIFIED = "The data are a stream: its gradient was looked at, its curvature was not."
+
+LOOK = " Fit jm.Given(point.mode) to have it looked at."
 
 NOT_FINITE = "The log-likelihood of all examples is not finite; some that were not trained on may be missing numbers."
 
@@ -56,10 +59,8 @@ def judge_at(density: Density, problem: Problem, z: Any, code: int, worth: float
     """Certify a point and total its density; `worth` gradients may be spent on Hessian-vector products."""
     resolution = float(jnp.finfo(problem.dtype).eps)
     slope = slope_at(density, z, problem.data)
-    if problem.streamed:  # curvature would need a pass through the stream for each of its looks
-        certificate, status = Certificate(float(slope.relative)), Status.STEPS_EXHAUSTED
-    else:
-        certificate, status = certify(density, z, problem.data, resolution=resolution, slope=slope, worth=worth)
+    certificate, status = certify(density, z, problem.data, resolution=resolution, slope=slope, worth=worth)
+    unseen = problem.streamed and certificate.decrement is None and status is Status.STEPS_EXHAUSTED
     if code == Status.INTERRUPTED.code:
         status = Status.INTERRUPTED
     likelihood, prior, value = (float(v) for v in (slope.log_likelihood, slope.log_prior, slope.value))
@@ -73,7 +74,10 @@ def judge_at(density: Density, problem: Problem, z: Any, code: int, worth: float
         num_gradients=1.0
         if certificate.decrement is None
         else 3.0 + 3.0 * (certificate.products or problem.num_params),
-        notes=(*([UNCERTIFIED] if problem.streamed else []), *([] if np.isfinite(likelihood) else [NOT_FINITE])),
+        notes=(
+            *([UNCERTIFIED + LOOK * (problem.num_params <= DENSE_UP_TO)] if unseen else []),
+            *([] if np.isfinite(likelihood) else [NOT_FINITE]),
+        ),
         versions=library_versions(),
     )
     return Judged(value if np.isfinite(value) else -np.inf, info)

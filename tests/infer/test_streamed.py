@@ -69,8 +69,35 @@ def test_totals_are_those_of_all_examples(case, monkeypatch):
     for total in ("log_likelihood", "log_prior", "log_joint"):
         np.testing.assert_allclose(getattr(stream, total), getattr(memory, total), rtol=1e-12)
     np.testing.assert_allclose(stream.certificate.gradient, memory.certificate.gradient, rtol=1e-9)
-    assert stream.status is Status.STEPS_EXHAUSTED
-    assert "its curvature was not" in stream.notes[0]
+    assert stream.status is memory.status
+    assert stream.notes == memory.notes
+
+
+def test_the_certificate_of_a_stream_is_that_of_memory(monkeypatch):
+    """At the mode and beside it: curvature and corners are sums over parts of the stream, prior and kinks once."""
+    monkeypatch.setattr("jaxmap.optimize.slope.SWEEP_BYTES", 100)
+    x, y = regression(0, 30)
+    slope = (lambda key: jnp.zeros(3), lambda b, x: x @ b)
+    model = jm.supervised(slope, jm.Gaussian(scale=jm.Learned(dist.HalfNormal(1.0))), jm.l1(30.0))
+    mode = jm.fit(KEY, model, (x, y), jm.MAP(), **FLOAT64).mode
+    beside = jax.tree.map(lambda v: 1.1 * v, mode)
+    for params, status in ((mode, Status.CONVERGED), (beside, Status.STEPS_EXHAUSTED)):
+        memory, stream = (
+            jm.fit(KEY, model, data, jm.Given(params), **FLOAT64).info for data in ((x, y), in_batches((x, y)))
+        )
+        assert stream.status is memory.status is status
+        assert stream.certificate.held == memory.certificate.held
+        for name in ("gradient", "decrement", "smallest_curvature"):
+            one, other = (getattr(info.certificate, name) for info in (stream, memory))
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_what_a_certificate_of_a_stream_would_cost_is_weighed():
+    method = jm.MAP(ADAM, steps=40, batch_size=7)
+    info = jm.fit(KEY, counted_model()[0], jm.Stream.of_arrays(regression(0)), method).info
+    assert info.status is Status.STEPS_EXHAUSTED
+    assert info.certificate.decrement is None
+    assert "its curvature was not" in info.notes[0]
 
 
 @pytest.mark.parametrize("make", [jm.Stream.of_arrays, in_batches], ids=["arrays", "batches"])
