@@ -1,5 +1,6 @@
 """The ends of climbs, certified: what a point method leaves to be judged."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from jaxmap.optimize import (
 )
 from jaxmap.optimize.certificate import DENSE_UP_TO
 from jaxmap.trees import take
-from jaxmap.types import Info, Status
+from jaxmap.types import Certificate, Info, Status
 
 ENDS = (Status.CONVERGED, Status.AT_BOUNDARY)
 """How a climb ends that found a maximum."""
@@ -26,6 +27,12 @@ ENDS = (Status.CONVERGED, Status.AT_BOUNDARY)
 UNCERTIFIED = "The data are a stream: its gradient was looked at, its curvature was not."
 
 LOOK = " Fit jm.Given(point.mode) to have it looked at."
+
+IN_TRAINING = (
+    "Trained in training mode (active dropout, batch statistics of each batch): what was minimised is no "
+    "log-probability of the parameters alone. Log densities and gradient are those of evaluation mode; no maximum is "
+    "claimed."
+)
 
 NOT_FINITE = "The log-likelihood of all examples is not finite; some that were not trained on may be missing numbers."
 
@@ -52,14 +59,20 @@ def judge(density: Density, problem: Problem, runs: Climbs, row: int) -> Judged:
     """Certify the end of one climb."""
     # products with a Hessian of the whole data can cost far more than a network's training
     worth = float(runs.ascent.gradients[row]) if isinstance(runs.solver, FirstOrder) else np.inf
-    return judge_at(density, problem, take(runs.ascent.z, row), int(runs.ascent.codes[row]), worth)
+    found = judge_at(density, problem, take(runs.ascent.z, row), int(runs.ascent.codes[row]), worth)
+    if problem.model.train is None:
+        return found
+    return found._replace(info=replace(found.info, notes=(*found.info.notes, IN_TRAINING)))
 
 
 def judge_at(density: Density, problem: Problem, z: Any, code: int, worth: float = np.inf) -> Judged:
     """Certify a point and total its density; `worth` gradients may be spent on Hessian-vector products."""
     resolution = float(jnp.finfo(problem.dtype).eps)
     slope = slope_at(density, z, problem.data)
-    certificate, status = certify(density, z, problem.data, resolution=resolution, slope=slope, worth=worth)
+    if problem.model.train is None:
+        certificate, status = certify(density, z, problem.data, resolution=resolution, slope=slope, worth=worth)
+    else:  # what was minimised is not this density
+        certificate, status = Certificate(float(slope.relative)), Status.STEPS_EXHAUSTED
     unseen = problem.streamed and certificate.decrement is None and status is Status.STEPS_EXHAUSTED
     if code == Status.INTERRUPTED.code:
         status = Status.INTERRUPTED

@@ -1,7 +1,7 @@
 """Point estimates: MLE, MAP."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,8 @@ class MAP:
     allow_decay: bool = False
     monitor: Monitor | None = None
 
+    trains: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if self.space not in ("constrained", "unconstrained"):
             raise ValueError(f"Expected space='constrained' or 'unconstrained'; got {self.space!r}.")
@@ -102,6 +104,7 @@ class MAP:
             kinked=density.kinks(problem.model.start_unconstrained(problem.dtype)) is not None,
             batch_size=self.batch_size,
             steps=self.steps,
+            noisy=problem.model.train is not None,
         )
 
     def decayed(self, decay: float, problem: Problem) -> str:

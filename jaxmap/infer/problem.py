@@ -126,6 +126,12 @@ class Problem:
         return self.solved[known]
 
     def _solve(self, method: Method, seeds: Seeds) -> list[Posterior | FitError]:
+        if self.model.train is not None and not getattr(method, "trains", False):
+            raise ValueError(
+                "Expected jm.MLE(), jm.MAP(), jm.Given() or a jm.Ensemble of them for a network in training mode, "
+                f"which is no log-probability of the parameters alone; got {type(method).__name__}. Freeze it: "
+                "jm.supervised(module in evaluation mode, ...) and jm.Given(params)."
+            )
         runs = method.run(self, seeds)
         results: list[Posterior | FitError] = []
         for index in range(seeds.count):
@@ -146,7 +152,13 @@ class Problem:
             float(np.sum(np.asarray(likelihoods(self.model, params, self.sample), np.float64)))
             + float(self.model.log_prior(params))
             for params in (start, space.constrain(moved))
-        ]
+        ] + self._in_training(start)
+
+    def _in_training(self, params: Any) -> list[float]:
+        """The same in training mode, where there is one, with a fixed key."""
+        if self.model.train is None:
+            return []
+        return [float(jnp.sum(self.model.train(params, jax.random.key(0), self.sample)[0]))]
 
     def identity(self) -> dict[str, str]:
         """What results depend on, beside a method and a key, as text.
@@ -155,9 +167,10 @@ class Problem:
         """
         shapes = ", ".join(f"{path}{tuple(leaf.shape)}" for path, leaf in named_leaves(self.model.start))
         with precision_scope(self.dtype):
-            start, beside = self.log_joints()
+            start, beside, *trained = self.log_joints()
         return {
-            "model": f"{shapes}; log joint at the start {start:.5g}, beside it {beside:.5g}",
+            "model": f"{shapes}; log joint at the start {start:.5g}, beside it {beside:.5g}"
+            + "".join(f", in training mode {value:.5g}" for value in trained),
             "train": self.data.fingerprint() if isinstance(self.data, Stream) else fingerprint(self.data),
             "precision": str(self.dtype),
             "jaxmap": library_versions()["jaxmap"],

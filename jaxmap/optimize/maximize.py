@@ -28,6 +28,9 @@ from jaxmap.types import Data, Key, Status
 
 SECONDS_PER_CHUNK = 0.25
 
+NOISE = 2
+"""The tag folded into a member's key for the random numbers of networks in training mode."""
+
 
 def maximize(
     density: Density,
@@ -59,7 +62,7 @@ def maximize(
     members = len(jax.tree.leaves(keys)[0]) if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else len(keys)
     feed = feed_of(data, keys, budget.batch_size)
     watch = None if monitor is None else Watch(density, monitor, members, feed.layout.epoch)
-    climb = _Climb(density, solver, feed.layout, members, watch)
+    climb = _Climb(density, solver, feed.layout, members, watch, keys)
     standing = climb.begin(starts, feed.data)
     standing = standing if keeper is None else keeper.read(standing)
     interrupted, count = False, 16
@@ -90,6 +93,7 @@ class _Climb:
     layout: Layout
     members: int
     watch: Watch | None = None
+    keys: Key | None = None
     sound: tuple[bool, ...] = ()
 
     def room(self, step: int) -> int:
@@ -114,7 +118,7 @@ class _Climb:
     def advance(self, feed: Feed, at: Standing, count: int) -> Standing:
         """Take `count` steps; a member whose numbers stop being finite stays where they last were."""
         number, offset = divmod(at.step, self.layout.length)
-        arguments = (at.state, feed.data, feed.block(number), offset, count)
+        arguments = (at.state, feed.data, feed.block(number), offset, count, self.noise(at.step))
         new, moved, values = self.run(*arguments)
         sound = np.isfinite(_filled_after(values, moved)).all(axis=1)
         failed = ~(self.finite(new) & sound) & ~at.resting
@@ -127,6 +131,13 @@ class _Climb:
             new, moved, values = self.merged(at.resting, (at.state, 0 * moved, values), (new, moved, values))
         at.losses.append(_blank_after(values, moved))
         return at._replace(state=new, step=at.step + count, taken=at.taken + moved, codes=codes)
+
+    def noise(self, step: int) -> Any:
+        """The keys of the members and the step, where networks in training mode draw random numbers; else nothing."""
+        if self.density.model.train is None or self.keys is None:
+            return None
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, NOISE)
+        return keys if self.members > 1 else keys[0], step
 
     def look(self, at: Standing, last: bool = False) -> Standing:
         """Look at the held-out data where it is time to; at the end wherever it was not done yet."""
@@ -149,16 +160,17 @@ class _Climb:
         return Ascent(z, codes, at.taken, spent, at.history[:, : int(at.taken.max(initial=0))], at.watched)
 
     def run(
-        self, state: SolverState, data: Data, block: Any, offset: int, count: int, careful: bool = False
+        self, state: SolverState, data: Data, block: Any, offset: int, count: int, noise: Any, careful: bool = False
     ) -> tuple[SolverState, np.ndarray, np.ndarray]:
         """Take `count` steps; returns the state, the steps taken per member, and their losses."""
 
-        def chunk(state: SolverState, data: Data, block: Any, offset: Any, count: Any) -> Any:
-            return self._chunk(state, data, block, offset, count, careful)
+        def chunk(state: SolverState, data: Data, block: Any, offset: Any, count: Any, noise: Any) -> Any:
+            return self._chunk(state, data, block, offset, count, noise, careful)
 
-        batched = jax.vmap(chunk, in_axes=(0, None, 0 if self.layout.each else None, None, None))
+        each = None if noise is None else (0, None)
+        batched = jax.vmap(chunk, in_axes=(0, None, 0 if self.layout.each else None, None, None, each))
         program = self._program("careful" if careful else "chunk", batched if self.members > 1 else chunk)
-        state, taken, values = program(state, data, block, offset, count)
+        state, taken, values = program(state, data, block, offset, count, noise)
         return (
             state,
             np.atleast_1d(np.asarray(taken)),
@@ -189,7 +201,9 @@ class _Climb:
         kept = [leaf for leaf, sound in zip(jax.tree.leaves(state.inner), self.sound, strict=False) if sound]
         return all_finite((state.z, state.value, kept))
 
-    def _chunk(self, state: SolverState, data: Data, block: Any, offset: Any, count: Any, careful: bool) -> Any:
+    def _chunk(
+        self, state: SolverState, data: Data, block: Any, offset: Any, count: Any, noise: Any, careful: bool
+    ) -> Any:
         def going(carry: Any) -> Any:
             i, state, failed, _ = carry
             return (i < count) & ~failed & ~jnp.asarray(self.solver.done(state))
@@ -197,6 +211,8 @@ class _Climb:
         def step(carry: Any) -> Any:
             i, state, failed, values = carry
             objective = self.layout.objective(self.density, data, block, offset + i)
+            if noise is not None:
+                objective = replace(objective, key=jax.random.fold_in(noise[0], noise[1] + i))
             new = self.solver.step(objective, state)
             values = values.at[i].set(new.value)
             if careful:
