@@ -38,11 +38,13 @@ class Stream:
         source: what is read.
         num_examples: n.
         dtype: of the floating numbers that are handed out; None: their own.
+        augmented: True where each epoch shows the examples in other, random forms.
     """
 
     source: Source
     num_examples: int
     dtype: Any = None
+    augmented: bool = False
 
     @classmethod
     def of_arrays(cls, data: Data, *, block: int = 1) -> "Stream":
@@ -75,7 +77,13 @@ class Stream:
         return cls(Arrays(arrays, block), n)
 
     @classmethod
-    def of_batches(cls, batches: Callable[[int], Iterable[Data]] | Iterable[Data], num_examples: int) -> "Stream":
+    def of_batches(
+        cls,
+        batches: Callable[[int], Iterable[Data]] | Iterable[Data],
+        num_examples: int,
+        *,
+        augmented: bool = False,
+    ) -> "Stream":
         """Read what a function makes for each epoch; the order is the function's own.
 
         Its batches may have any length: they are dealt again into those that the fit asks for. To be taken up again bit
@@ -85,6 +93,11 @@ class Stream:
             batches: epoch -> iterable of pytrees like data in memory (a generator function, a grain pipeline), or
                 something that can be iterated again and again (a list of batches, a loader).
             num_examples: examples in an epoch, which every one must have.
+            augmented: say True where the function changes examples at random (flips, crops, noise), as a function of
+                the epoch. What is maximised is then log_prior + sum over the n examples of the mean of log p over their
+                forms: n counts examples, since a form is no new observation, and prior and weight decay mean what they
+                mean without. Totals, gradient and held-out scores are those of the forms in epoch 0; results say so,
+                and no maximum is claimed.
 
         Returns:
             stream: of the examples in the batches.
@@ -101,7 +114,7 @@ class Stream:
         if not isinstance(num_examples, int | np.integer) or num_examples < 1:
             raise ValueError(f"Expected num_examples to be a positive integer; got {num_examples!r}.")
         made = batches if callable(batches) else lambda epoch: batches
-        return cls(Batches(made), int(num_examples))
+        return cls(Batches(made), int(num_examples), augmented=augmented)
 
     def __len__(self) -> int:
         return self.num_examples
@@ -111,7 +124,7 @@ class Stream:
 
         Arrays of up to 16 MiB are known by all rows, larger ones by 256, the batches of a function by the first one.
         """
-        return f"{self.num_examples} streamed, {self.source.fingerprint()}"
+        return f"{self.num_examples} streamed{', augmented' * self.augmented}, {self.source.fingerprint()}"
 
     def in_dtype(self, dtype: Any) -> "Stream":
         """The same stream in another floating dtype."""

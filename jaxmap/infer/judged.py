@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmap.data import Stream
 from jaxmap.infer.problem import Problem, library_versions
 from jaxmap.model import Density
 from jaxmap.optimize import (
@@ -32,6 +33,11 @@ IN_TRAINING = (
     "Trained in training mode (active dropout, batch statistics of each batch): what was minimised is no "
     "log-probability of the parameters alone. Log densities and gradient are those of evaluation mode; no maximum is "
     "claimed."
+)
+
+AUGMENTED = (
+    "The stream shows its examples in random forms: each counts once, by the mean over its forms. Log densities and "
+    "gradient are those of the forms in epoch 0; no maximum is claimed."
 )
 
 NOT_FINITE = "The log-likelihood of all examples is not finite; some that were not trained on may be missing numbers."
@@ -69,11 +75,12 @@ def judge_at(density: Density, problem: Problem, z: Any, code: int, worth: float
     """Certify a point and total its density; `worth` gradients may be spent on Hessian-vector products."""
     resolution = float(jnp.finfo(problem.dtype).eps)
     slope = slope_at(density, z, problem.data)
-    if problem.model.train is None:
+    augmented = isinstance(problem.data, Stream) and problem.data.augmented
+    if problem.model.train is None and not augmented:
         certificate, status = certify(density, z, problem.data, resolution=resolution, slope=slope, worth=worth)
     else:  # what was minimised is not this density
         certificate, status = Certificate(float(slope.relative)), Status.STEPS_EXHAUSTED
-    unseen = problem.streamed and certificate.decrement is None and status is Status.STEPS_EXHAUSTED
+    unseen = problem.streamed and certificate.decrement is None and status is Status.STEPS_EXHAUSTED and not augmented
     if code == Status.INTERRUPTED.code:
         status = Status.INTERRUPTED
     likelihood, prior, value = (float(v) for v in (slope.log_likelihood, slope.log_prior, slope.value))
@@ -89,6 +96,7 @@ def judge_at(density: Density, problem: Problem, z: Any, code: int, worth: float
         else 3.0 + 3.0 * (certificate.products or problem.num_params),
         notes=(
             *([UNCERTIFIED + LOOK * (problem.num_params <= DENSE_UP_TO)] if unseen else []),
+            *([AUGMENTED] if augmented else []),
             *([] if np.isfinite(likelihood) else [NOT_FINITE]),
         ),
         versions=library_versions(),

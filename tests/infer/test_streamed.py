@@ -92,6 +92,28 @@ def test_the_certificate_of_a_stream_is_that_of_memory(monkeypatch):
             np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
 
 
+def test_augmented_streams_say_so_and_claim_no_maximum():
+    """Noise of each epoch's own on x: the mean loss has a ridge, which the fit finds; epoch 0 is what is totalled."""
+    x, y = regression(0, 40)
+
+    def noisy(epoch):
+        yield x + 0.5 * np.random.default_rng(epoch).normal(size=x.shape).astype(np.float32), y
+
+    stream = jm.Stream.of_batches(noisy, 40, augmented=True)
+    model = jm.Model(log_likelihood=lambda w, b: -0.5 * (b[1] - b[0] @ w) ** 2, init=np.zeros(3, np.float32))
+    method = jm.MLE(optax.sgd(optax.exponential_decay(0.2, 50, 0.7)), steps=500, batch_size=40)
+    point = jm.fit(KEY, model, stream, method)
+    expected = np.linalg.solve(x.T @ x + 40 * 0.25 * np.eye(3), x.T @ y)
+    np.testing.assert_allclose(point.mode, expected, atol=0.1)
+    seen = next(noisy(0))
+    np.testing.assert_allclose(
+        point.info.log_likelihood, np.sum(-0.5 * (y - seen[0] @ np.asarray(point.mode)) ** 2), rtol=1e-4
+    )
+    assert point.info.status is Status.STEPS_EXHAUSTED
+    assert "the mean over its forms" in point.info.notes[0]
+    assert stream.fingerprint() != jm.Stream.of_batches(noisy, 40).fingerprint()
+
+
 def test_what_a_certificate_of_a_stream_would_cost_is_weighed():
     method = jm.MAP(ADAM, steps=40, batch_size=7)
     info = jm.fit(KEY, counted_model()[0], jm.Stream.of_arrays(regression(0)), method).info
