@@ -104,7 +104,7 @@ class Watched(NamedTuple):
         steps: of each look, (looks,).
         scores: (members, looks), infinite where they were not finite, NaN where a member was at rest.
         mark: the score that must be beaten, (members,).
-        waited: looks in a row that did not, (members,).
+        waited: looks in a row that did not beat it, (members,); it grows on for members at rest.
         patience: looks after which a member rests, zero for never; the same for all.
     """
 
@@ -175,7 +175,7 @@ class Watch:
             steps=np.append(watched.steps, step),
             scores=np.concatenate([watched.scores, found[:, None]], axis=1),
             mark=np.where(beats, found, watched.mark),
-            waited=np.where(resting, watched.waited, np.where(beats, 0, watched.waited + 1)),
+            waited=np.where(beats, 0, watched.waited + 1),
             patience=watched.patience,
         )
 

@@ -57,12 +57,12 @@ CLIMBS = {
     "restarts": (rows, jm.MAP(ADAM, steps=3000, batch_size=7, restarts=3)),
     "held-out data": (
         rows,
-        jm.MAP(ADAM, steps=3000, batch_size=7, monitor=jm.Monitor(regression(1, 30), every=50, patience=10**6)),
+        jm.MAP(ADAM, steps=3000, batch_size=7, monitor=jm.Monitor(regression(1, 30), every=20, patience=30)),
     ),
     "members that held-out data stop": (
         stream,
         jm.Ensemble(
-            jm.MAP(ADAM, steps=3000, batch_size=7, monitor=jm.Monitor(regression(1, 30), every=90, patience=8)),
+            jm.MAP(ADAM, steps=3000, batch_size=7, monitor=jm.Monitor(regression(1, 30), every=20, patience=30)),
             members=3,
         ),
     ),
@@ -106,7 +106,7 @@ def check_equal(one, other):
 def test_a_climb_that_was_stopped_goes_on_bit_for_bit(name, tmp_path, each_chunk):
     make, method = CLIMBS[name]
     whole = jm.fit(KEY, linear(), make(), method)
-    for steps in (1, 100, 500):  # a chunk is at most four times as long as the one before
+    for steps in (1, 100, 1100):  # a chunk is at most four times as long as the one before
         left = stopped(method, make(), tmp_path, steps)
         assert left.info.status is Status.INTERRUPTED
         assert steps <= len(points(left)[0].info.history) < 3000
