@@ -7,7 +7,7 @@ Inside a chunk nothing of that costs anything. When a chunk ends badly it is run
 
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import jax
@@ -95,6 +95,7 @@ class _Climb:
     watch: Watch | None = None
     keys: Key | None = None
     sound: tuple[bool, ...] = ()
+    programs: dict[str, Any] = field(default_factory=dict)
 
     def room(self, step: int) -> int:
         """How many steps may be taken from `step` on within one block, and before the next look."""
@@ -110,7 +111,7 @@ class _Climb:
         program = self._program("init", jax.vmap(init, in_axes=(0, None)) if self.members > 1 else init)
         state = program(starts if self.members > 1 else take(starts, 0), data)
         if isinstance(self.solver, FirstOrder):
-            self.sound = tuple(_is_finite(leaf) for leaf in jax.tree.leaves(state.inner))
+            self.programs, self.sound = {}, tuple(_is_finite(leaf) for leaf in jax.tree.leaves(state.inner))
         codes = np.full(self.members, Status.STEPS_EXHAUSTED.code)
         watched = None if self.watch is None else self.watch.begin(state.z)
         return Standing(state, 0, np.zeros(self.members, int), codes, [], watched)
@@ -227,9 +228,11 @@ class _Climb:
 
     def _program(self, name: str, function: Any) -> Any:
         """Compile once per model, solver and plan: data, keys and the numbers of steps are arguments."""
-        solver = replace(cast(Any, self.solver), steps=1)
-        key = (name, self.density, solver, self.layout, self.members > 1, self.sound)
-        return self.density.model.programs.setdefault(key, jax.jit(function))
+        if name not in self.programs:
+            solver = replace(cast(Any, self.solver), steps=1)
+            key = (name, self.density, solver, self.layout, self.members > 1, self.sound)
+            self.programs[name] = self.density.model.programs.setdefault(key, jax.jit(function))
+        return self.programs[name]
 
 
 def _is_finite(leaf: Any) -> bool:
