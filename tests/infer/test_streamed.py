@@ -164,11 +164,11 @@ def test_members_read_the_stream_together():
 
 
 def test_nothing_is_traced_again_for_another_stream():
-    model, traces = counted_model()
-    method = jm.MAP(ADAM, steps=40, batch_size=8)
+    model, traces = counted_model()  # both train for long enough to be certified
+    method = jm.MAP(ADAM, steps=70, batch_size=8)
     jm.fit(KEY, model, jm.Stream.of_arrays(regression(0)), method)
     first = traces()
-    jm.fit(jax.random.key(3), model, jm.Stream.of_arrays(regression(1)), jm.MAP(ADAM, steps=70, batch_size=8))
+    jm.fit(jax.random.key(3), model, jm.Stream.of_arrays(regression(1)), jm.MAP(ADAM, steps=90, batch_size=8))
     assert traces() == first
 
 
