@@ -33,7 +33,7 @@ from jaxmap.model import (
 )
 
 # Solvers
-from jaxmap.optimize import LBFGS, Newton, NewtonCG, ProximalGradient, ProximalNewton
+from jaxmap.optimize import LBFGS, Monitor, Newton, NewtonCG, ProximalGradient, ProximalNewton
 
 # Methods and posteriors
 from jaxmap.infer import (
@@ -101,6 +101,7 @@ __all__ = [
     "Likelihood",
     "MixturePosterior",
     "Model",
+    "Monitor",
     "NegativeBinomial",
     "Newton",
     "NewtonCG",

@@ -77,6 +77,13 @@ def take(tree: Tree, index: Any) -> Tree:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
+def members_of(chosen: np.ndarray, a: Tree, b: Tree) -> Tree:
+    """The chosen members of stacked trees from a, the others from b; a single member has no leading axis."""
+    if len(chosen) == 1:
+        return a if chosen[0] else b
+    return jax.tree.map(lambda x, y: jnp.where(chosen.reshape(-1, *(1,) * (jnp.ndim(x) - 1)), x, y), a, b)
+
+
 def shaper(tree: Tree) -> Callable[[Any], Tree]:
     """The way back from a flat vector, in ravel order, to a tree like this one; the vector keeps its dtype."""
     leaves, treedef = jax.tree.flatten(tree)

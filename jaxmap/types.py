@@ -21,11 +21,11 @@ class Status(enum.Enum):
     """How a fit ended, in a sentence. `code` is the integer that compiled programs carry."""
 
     CONVERGED = "certified: the certificate (of a maximum) or the diagnostics (of draws) hold"
-    STEPS_EXHAUSTED = "the steps were used up before convergence was certain"
+    STEPS_EXHAUSTED = "the steps were used up, or held-out data ended them, before convergence was certain"
     AT_BOUNDARY = "the maximum lies on the edge of the support"
     NOT_A_MAXIMUM = "the search ended where the density still grows or is flat in some direction"
     DIVERGED = "a value or a gradient stopped being finite"
-    INTERRUPTED = "the user stopped the fit; this is the last state"
+    INTERRUPTED = "the user stopped the fit; this is what it had"
 
     @property
     def code(self) -> int:
@@ -82,6 +82,7 @@ class Info:
             its share, a Hessian-vector product counts 3.
         seconds: everything counted, shared sub-fits included.
         history: the minimised mean loss, one number per step (empty for samplers).
+        held_out: step and mean negative log-likelihood of each look of a `jm.Monitor`, (looks, 2).
         members: statuses of restarts or ensemble members, in order.
         notes: what else a reader must know (fallbacks, clipping, exclusions), one sentence each.
         diagnostics: numbers by name (acceptance, divergences, R-hat...).
@@ -99,6 +100,7 @@ class Info:
     num_gradients: float = 0.0
     seconds: float = 0.0
     history: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
+    held_out: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)), repr=False)
     members: tuple[Status, ...] = ()
     notes: tuple[str, ...] = ()
     diagnostics: dict[str, float] = field(default_factory=dict)
@@ -163,9 +165,11 @@ class FitError(RuntimeError):
     Attributes:
         last: the last finite parameters, in the user's space.
         step: the step whose evaluation failed.
+        best: the parameters that a `jm.Monitor` found best before, in the user's space; None without one.
     """
 
-    def __init__(self, message: str, *, last: Params = None, step: int | None = None):
+    def __init__(self, message: str, *, last: Params = None, step: int | None = None, best: Params = None):
         super().__init__(message)
         self.last = last
         self.step = step
+        self.best = best

@@ -5,7 +5,7 @@ from jaxmap.data.standardize import Scaling, standardize
 from jaxmap.data.batches import BatchPlan, BatchRows
 from jaxmap.data.ahead import Ahead
 from jaxmap.data.sources import Arrays, Batches, Source
-from jaxmap.data.stream import Batch, Stream
+from jaxmap.data.stream import Batch, Stream, kind_in_words, kind_of
 from jaxmap.data.bundled import Dataset, datasets, load_dataset
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "check_data",
     "datasets",
     "fingerprint",
+    "kind_in_words",
+    "kind_of",
     "leaf_name",
     "load_dataset",
     "num_examples",

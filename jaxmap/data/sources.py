@@ -23,7 +23,7 @@ ROWS_TOUCHED = 1024
 """Rows of a memory-mapped file that are read before its pages are given back."""
 
 PROBES = 256
-"""Rows that name an array, beside its shape and dtype."""
+"""Rows that name an array beside its shape and dtype, where it is larger than what is read at a time."""
 
 
 @runtime_checkable
@@ -36,6 +36,10 @@ class Source(Protocol):
 
     def fingerprint(self) -> str:
         """A name of the content, from a part of it."""
+        ...
+
+    def rows(self, key: Key, epoch: int, first: int, count: int) -> np.ndarray | None:
+        """Where `count` examples of an epoch, from position `first` on, lie in the data; None where nobody knows."""
         ...
 
 
@@ -59,10 +63,20 @@ class Arrays:
 
     def fingerprint(self) -> str:  # noqa: D102
         n = num_examples(self.arrays)
-        rows = np.unique(np.linspace(0, n - 1, PROBES).astype(np.int64))
+        whole = sum(leaf.nbytes for leaf in jax.tree.leaves(self.arrays)) <= POOL_BYTES
+        rows = np.arange(n) if whole else np.unique(np.linspace(0, n - 1, PROBES).astype(np.int64))
         said = [f"{path}|{leaf.shape}|{leaf.dtype}" for path, leaf in named_leaves(self.arrays)]
         probed = fingerprint(jax.tree.map(lambda leaf: _rows_of(leaf, rows), self.arrays))
         return hashlib.sha256(f"{said} {self.block} {probed}".encode()).hexdigest()[:16]
+
+    def rows(self, key: Key, epoch: int, first: int, count: int) -> np.ndarray | None:  # noqa: D102
+        found: list[np.ndarray] = []
+        for rows in self._orders(key, epoch):
+            found.append(rows[first : first + count])
+            first, count = max(0, first - len(rows)), count - len(found[-1])
+            if not count:
+                break
+        return np.concatenate(found)
 
     @cached_property
     def _pool(self) -> int:
@@ -101,6 +115,9 @@ class Batches:
 
     def fingerprint(self) -> str:  # noqa: D102
         return fingerprint(next(self.pieces(None, 0, 0), None))
+
+    def rows(self, key: Key, epoch: int, first: int, count: int) -> np.ndarray | None:  # noqa: D102
+        return None
 
 
 def opened(leaf: Any) -> Any:

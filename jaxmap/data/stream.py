@@ -38,11 +38,13 @@ class Stream:
         source: what is read.
         num_examples: n.
         dtype: of the floating numbers that are handed out; None: their own.
+        augmented: True where each epoch shows the examples in other, random forms.
     """
 
     source: Source
     num_examples: int
     dtype: Any = None
+    augmented: bool = False
 
     @classmethod
     def of_arrays(cls, data: Data, *, block: int = 1) -> "Stream":
@@ -75,7 +77,13 @@ class Stream:
         return cls(Arrays(arrays, block), n)
 
     @classmethod
-    def of_batches(cls, batches: Callable[[int], Iterable[Data]] | Iterable[Data], num_examples: int) -> "Stream":
+    def of_batches(
+        cls,
+        batches: Callable[[int], Iterable[Data]] | Iterable[Data],
+        num_examples: int,
+        *,
+        augmented: bool = False,
+    ) -> "Stream":
         """Read what a function makes for each epoch; the order is the function's own.
 
         Its batches may have any length: they are dealt again into those that the fit asks for. To be taken up again bit
@@ -85,6 +93,11 @@ class Stream:
             batches: epoch -> iterable of pytrees like data in memory (a generator function, a grain pipeline), or
                 something that can be iterated again and again (a list of batches, a loader).
             num_examples: examples in an epoch, which every one must have.
+            augmented: say True where the function changes examples at random (flips, crops, noise), as a function of
+                the epoch. What is maximised is then log_prior + sum over the n examples of the mean of log p over their
+                forms: n counts examples, since a form is no new observation, and prior and weight decay mean what they
+                mean without. Totals, gradient and held-out scores are those of the forms in epoch 0; results say so,
+                and no maximum is claimed.
 
         Returns:
             stream: of the examples in the batches.
@@ -101,14 +114,17 @@ class Stream:
         if not isinstance(num_examples, int | np.integer) or num_examples < 1:
             raise ValueError(f"Expected num_examples to be a positive integer; got {num_examples!r}.")
         made = batches if callable(batches) else lambda epoch: batches
-        return cls(Batches(made), int(num_examples))
+        return cls(Batches(made), int(num_examples), augmented=augmented)
 
     def __len__(self) -> int:
         return self.num_examples
 
     def fingerprint(self) -> str:
-        """Name the data by their number and a part of their content."""
-        return f"{self.num_examples} streamed, {self.source.fingerprint()}"
+        """Name the data by their number and content.
+
+        Arrays of up to 16 MiB are known by all rows, larger ones by 256, the batches of a function by the first one.
+        """
+        return f"{self.num_examples} streamed{', augmented' * self.augmented}, {self.source.fingerprint()}"
 
     def in_dtype(self, dtype: Any) -> "Stream":
         """The same stream in another floating dtype."""
@@ -171,10 +187,10 @@ class Stream:
             ValueError: unlike the first examples.
         """
         cast = jax.tree.map(lambda leaf: _on_host(leaf, self.dtype), piece)
-        if _kind(cast) != _kind(self.sample):
+        if kind_of(cast) != kind_of(self.sample):
             raise ValueError(
-                f"Expected batches like the first of the stream, {_said(self.sample)}; got {_said(cast)} in epoch "
-                f"{epoch}. Make them alike."
+                f"Expected batches like the first of the stream, {kind_in_words(self.sample)}; got "
+                f"{kind_in_words(cast)} in epoch {epoch}. Make them alike."
             )
         return cast
 
@@ -218,11 +234,11 @@ def _on_host(leaf: Any, dtype: Any) -> np.ndarray:
     return made
 
 
-def _kind(data: Data) -> Any:
+def kind_of(data: Data) -> Any:
     """Structure, dtypes and the shapes of single examples."""
     return signature(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), data))
 
 
-def _said(data: Data) -> str:
+def kind_in_words(data: Data) -> str:
     """A kind in words."""
     return ", ".join(f"{path or 'data'} {leaf.dtype}{list(leaf.shape[1:])}" for path, leaf in named_leaves(data))

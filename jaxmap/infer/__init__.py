@@ -7,6 +7,7 @@ from jaxmap.infer.delta_method import carry
 from jaxmap.infer.standard_errors import StandardErrors
 from jaxmap.infer.summary import Summary, summarize
 from jaxmap.infer.storage import Saved, read_saved, write_saved
+from jaxmap.infer.lock import locked
 from jaxmap.infer.posteriors import Particles, Point, is_posterior
 from jaxmap.infer.grade import Grade
 from jaxmap.infer.gaussian import GaussianPosterior
@@ -15,6 +16,8 @@ from jaxmap.infer.mixture import MixturePosterior
 from jaxmap.infer.journal import Journal
 from jaxmap.infer.climb_journal import ClimbJournal
 from jaxmap.infer.judged import Judged, judge_at
+from jaxmap.infer.diverged import failure
+from jaxmap.infer.held_out import by_held_out
 from jaxmap.infer.given import Given
 from jaxmap.infer.point import MAP, MLE
 from jaxmap.infer.family import template
@@ -83,6 +86,7 @@ __all__ = [
     "fit_problem",
     "is_posterior",
     "load",
+    "locked",
     "log_evidence",
     "path",
     "read_saved",

@@ -108,8 +108,8 @@ class Bootstrap:
             raise ValueError(f"Expected at least two replicates, to have a spread; got {self.replicates}.")
         if not isinstance(self.of, MAP):
             raise TypeError(f"Expected jm.MLE() or jm.MAP() as `of`; got {self.of!r}.")
-        if self.of.batch_size is not None:
-            raise ValueError("Expected full batches for a bootstrap; got batch_size. Leave it out.")
+        if self.of.batch_size is not None or self.of.monitor is not None:
+            raise ValueError("Expected full batches for a bootstrap; got batch_size or monitor. Leave them out.")
 
     def run(self, problem: Problem, seeds: Seeds) -> Any:
         """Fit the data as they are; then all refits of each seed."""

@@ -1,4 +1,4 @@
-"""The journal of a climb: solver, position in the data, history."""
+"""The journal of a climb: solver, position in the data, history, the best so far."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -44,8 +44,12 @@ class ClimbJournal(Journal):
                 "Ask for as many, or name another folder."
             )
         self.before = plain["seconds"]
-        state = unpacked(arrays, begun.state)
-        return Standing(state, plain["step"], np.array(plain["taken"]), np.array(plain["codes"]), [arrays["history"]])
+        best = None if begun.watched is None else begun.watched.best
+        state, best = unpacked(arrays, (begun.state, best))
+        seen = {name: arrays[f"held_out/{name}"] for name in HELD_OUT} if begun.watched is not None else {}
+        watched = None if begun.watched is None else begun.watched._replace(best=best, **seen)
+        taken, codes = np.array(plain["taken"]), np.array(plain["codes"])
+        return Standing(state, plain["step"], taken, codes, [arrays["history"]], watched)
 
     def write(self, standing: Standing, last: bool = False) -> None:
         """Enter where the climb stands, if the last entry is old enough or this is the last one."""
@@ -53,4 +57,12 @@ class ClimbJournal(Journal):
             return
         plain = {"step": standing.step, "taken": standing.taken.tolist(), "codes": standing.codes.tolist()}
         plain["seconds"] = self.before + self.clock.seconds
-        self.enter(plain, packed(standing.state) | {"history": standing.history})
+        watched = standing.watched
+        arrays = packed((standing.state, None if watched is None else watched.best)) | {"history": standing.history}
+        if watched is not None:
+            arrays |= {f"held_out/{name}": getattr(watched, name) for name in HELD_OUT}
+        self.enter(plain, arrays)
+
+
+HELD_OUT = ("steps", "scores", "mark", "waited")
+"""What is kept of the looks at held-out data, beside the best coordinates."""

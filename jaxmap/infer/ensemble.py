@@ -2,13 +2,14 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxmap.infer.bootstrap import Bootstrap
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.gaussian import GaussianPosterior
+from jaxmap.infer.judged import IN_TRAINING
 from jaxmap.infer.mclmc import MCLMC
 from jaxmap.infer.mixture import MixturePosterior, distinct
 from jaxmap.infer.nuts import NUTS
@@ -25,7 +26,8 @@ class Ensemble:
 
     `Ensemble(MAP())` is a deep ensemble, computed in one program; `Ensemble(Laplace())` a mixture of Gaussians;
     `Ensemble(NUTS())` runs `of.chains` chains from each member's mode, and `Ensemble(MCLMC(chains=1))` is a Bayesian
-    deep ensemble.
+    deep ensemble. Members fitted to data in memory see batches of their own; a `jm.Stream` is read once for all of
+    them, so that they take the same batches in the same order and differ by their starts alone.
 
     Args:
         of: the method of a member.
@@ -37,6 +39,8 @@ class Ensemble:
     of: Method = MAP()
     members: int = 8
     weights: str = "equal"
+
+    trains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_counts(members=self.members)
@@ -71,6 +75,7 @@ class Ensemble:
         lost = len(results) - len(alive)
         statuses = tuple(Status.DIVERGED if isinstance(m, FitError) else m.info.status for m in results)
         notes = [f"{lost} of {self.members} members diverged and were left out."] if lost else []
+        notes += [IN_TRAINING] if problem.model.train is not None else []
         if any(isinstance(member, Draws) for member in alive):
             notes.append("Draws of chains in different modes are pooled; their number is not the weight of a mode.")
         log_weights = np.full(len(alive), -np.log(len(alive)))

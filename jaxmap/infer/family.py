@@ -42,6 +42,8 @@ def template(build: Build, strength: Any) -> Model:
     model = build(strength)
     if not isinstance(model, Model):
         raise TypeError(f"Expected build(strength) to return a jm.Model; got {type(model).__name__}.")
+    if model.train is not None:
+        raise ValueError("Expected a network in evaluation mode in a family of models; got one in training mode.")
     with contextlib.suppress(TypeError):  # a callable that cannot be referred to weakly is compiled anew
         TEMPLATES[build] = model
     return model

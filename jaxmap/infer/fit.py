@@ -1,12 +1,16 @@
 """fit(): the verb."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxmap.data import Stream
 from jaxmap.infer.ensemble import Ensemble
 from jaxmap.infer.given import Given
+from jaxmap.infer.lock import locked
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.point import MAP
 from jaxmap.infer.problem import Problem, check_method, computing_dtype, named_key, seeds_of
@@ -37,13 +41,15 @@ def fit(
         progress: show progress bars; None: where standard error is a terminal.
         folder: where `jm.MLE()`, `jm.MAP()` and `jm.NUTS()`, or ensembles of them, keep what they have while they
             run. The same call takes up a run that was stopped or killed and ends with the same numbers, bit for bit on
-            the same kind of machine; with more `steps` (of a given solver) or `draws` it goes on.
+            the same kind of machine; with more `steps` (of a given solver) or `draws` it goes on. One run at a time
+            writes to a folder; a second one is refused.
 
     Returns:
         posterior: a `Point`, `GaussianPosterior`, `Draws` or `MixturePosterior`; read `posterior.info`.
 
     Raises:
-        TypeError, ValueError: bad input, in words; a `folder` that holds the run of another model, data or method.
+        TypeError, ValueError: bad input, in words; a `folder` that holds the run of another model, data or method,
+            or that another run writes to.
         FitError: the fit has no result (everything diverged); carries the last finite parameters.
     """
     if has_tracers(data):
@@ -57,9 +63,11 @@ def fit(
         _check_streams(method)
     with precision_scope(computing_dtype(model, precision)):
         problem = Problem.of(model, data, precision=precision, progress=progress, streams=True)
-        if folder is not None:
-            problem = replace(problem, folder=Path(folder))
-        return fit_problem(key, problem, method)
+        if folder is None:
+            return fit_problem(key, problem, method)
+        writes = jax.process_index() == 0
+        with locked(Path(folder)) if writes else contextlib.nullcontext():
+            return fit_problem(key, replace(problem, folder=Path(folder)), method)
 
 
 def _each(method: Method) -> Method:

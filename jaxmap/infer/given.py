@@ -1,7 +1,7 @@
 """The user's own point."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -22,6 +22,8 @@ class Given:
     """
 
     params: Any
+
+    trains: ClassVar[bool] = True
 
     def run(self, problem: Problem, seeds: Seeds) -> Any:
         """Check the parameters.

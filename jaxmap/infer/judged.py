@@ -1,11 +1,13 @@
 """The ends of climbs, certified: what a point method leaves to be judged."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmap.data import Stream
 from jaxmap.infer.problem import Problem, library_versions
 from jaxmap.model import Density
 from jaxmap.optimize import (
@@ -15,6 +17,7 @@ from jaxmap.optimize import (
     certify,
     slope_at,
 )
+from jaxmap.optimize.certificate import DENSE_UP_TO
 from jaxmap.trees import take
 from jaxmap.types import Certificate, Info, Status
 
@@ -23,6 +26,19 @@ ENDS = (Status.CONVERGED, Status.AT_BOUNDARY)
 
 
 UNCERTIFIED = "The data are a stream: its gradient was looked at, its curvature was not."
+
+LOOK = " Fit jm.Given(point.mode) to have it looked at."
+
+IN_TRAINING = (
+    "Trained in training mode (active dropout, batch statistics of each batch): what was minimised is no "
+    "log-probability of the parameters alone. Log densities and gradient are those of evaluation mode; no maximum is "
+    "claimed."
+)
+
+AUGMENTED = (
+    "The stream shows its examples in random forms: each counts once, by the mean over its forms. Log densities and "
+    "gradient are those of the forms in epoch 0; no maximum is claimed."
+)
 
 NOT_FINITE = "The log-likelihood of all examples is not finite; some that were not trained on may be missing numbers."
 
@@ -49,17 +65,22 @@ def judge(density: Density, problem: Problem, runs: Climbs, row: int) -> Judged:
     """Certify the end of one climb."""
     # products with a Hessian of the whole data can cost far more than a network's training
     worth = float(runs.ascent.gradients[row]) if isinstance(runs.solver, FirstOrder) else np.inf
-    return judge_at(density, problem, take(runs.ascent.z, row), int(runs.ascent.codes[row]), worth)
+    found = judge_at(density, problem, take(runs.ascent.z, row), int(runs.ascent.codes[row]), worth)
+    if problem.model.train is None:
+        return found
+    return found._replace(info=replace(found.info, notes=(*found.info.notes, IN_TRAINING)))
 
 
 def judge_at(density: Density, problem: Problem, z: Any, code: int, worth: float = np.inf) -> Judged:
     """Certify a point and total its density; `worth` gradients may be spent on Hessian-vector products."""
     resolution = float(jnp.finfo(problem.dtype).eps)
     slope = slope_at(density, z, problem.data)
-    if problem.streamed:  # curvature would need a pass through the stream for each of its looks
-        certificate, status = Certificate(float(slope.relative)), Status.STEPS_EXHAUSTED
-    else:
+    augmented = isinstance(problem.data, Stream) and problem.data.augmented
+    if problem.model.train is None and not augmented:
         certificate, status = certify(density, z, problem.data, resolution=resolution, slope=slope, worth=worth)
+    else:  # what was minimised is not this density
+        certificate, status = Certificate(float(slope.relative)), Status.STEPS_EXHAUSTED
+    unseen = problem.streamed and certificate.decrement is None and status is Status.STEPS_EXHAUSTED and not augmented
     if code == Status.INTERRUPTED.code:
         status = Status.INTERRUPTED
     likelihood, prior, value = (float(v) for v in (slope.log_likelihood, slope.log_prior, slope.value))
@@ -73,7 +94,11 @@ def judge_at(density: Density, problem: Problem, z: Any, code: int, worth: float
         num_gradients=1.0
         if certificate.decrement is None
         else 3.0 + 3.0 * (certificate.products or problem.num_params),
-        notes=(*([UNCERTIFIED] if problem.streamed else []), *([] if np.isfinite(likelihood) else [NOT_FINITE])),
+        notes=(
+            *([UNCERTIFIED + LOOK * (problem.num_params <= DENSE_UP_TO)] if unseen else []),
+            *([AUGMENTED] if augmented else []),
+            *([] if np.isfinite(likelihood) else [NOT_FINITE]),
+        ),
         versions=library_versions(),
     )
     return Judged(value if np.isfinite(value) else -np.inf, info)

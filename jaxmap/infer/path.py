@@ -375,8 +375,10 @@ def _check(build: Any, strengths: Any, method: Any, select: Any, folds: Any, dat
         raise TypeError(f"Expected build to be a function strength -> jm.Model; got {build!r}.")
     if not isinstance(method, MAP) or isinstance(method, MLE):
         raise TypeError(f"Expected jm.MAP(...) as the method of a path; got {method!r}.")
-    if method.batch_size is not None or method.restarts != 1:
-        raise ValueError("Expected full batches and one start for a path; got batch_size or restarts. Leave them out.")
+    if method.batch_size is not None or method.restarts != 1 or method.monitor is not None:
+        raise ValueError(
+            "Expected full batches and one start for a path; got batch_size, restarts or monitor. Leave them out."
+        )
     if select not in SELECTIONS:
         raise ValueError(f"Expected select='cv', 'evidence' or None; got {select!r}.")
     if isinstance(folds, bool) or not isinstance(folds, int | np.integer) or folds < 2:

@@ -1,7 +1,7 @@
 """Point estimates: MLE, MAP."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ import numpy as np
 
 from jaxmap.curvature import has_outputs
 from jaxmap.infer.climb_journal import ClimbJournal
+from jaxmap.infer.diverged import failure
+from jaxmap.infer.held_out import by_held_out
 from jaxmap.infer.judged import ENDS, Climbs, Judged, judge, tell_apart, with_rows
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch, library_versions, multiply
@@ -17,18 +19,17 @@ from jaxmap.optimize import (
     LBFGS,
     Budget,
     FirstOrder,
+    Monitor,
     Newton,
     Solver,
     Task,
-    batch_of,
     choose_solver,
     decay_of,
-    describe_failure,
     maximize,
     recipe_of,
 )
 from jaxmap.trees import named_leaves, settled, take
-from jaxmap.types import FitError, Seeds, Status
+from jaxmap.types import Seeds, Status
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,11 @@ class MAP:
         restarts: independent starts in one program; the best is returned.
         space: "constrained", the mode of the density the user wrote, or "unconstrained", the mode after the bijector
             with its log-Jacobian, which is where a Laplace approximation stands.
-        steps: the largest number of steps; None: the solver's own, 5000 for optax.
+        steps: the largest number of steps; None: the solver's own, 5000 for optax. A step sees one batch. Under
+            `optax.MultiSteps(solver, k)` k steps make one update, and a schedule inside it counts updates.
         batch_size: examples per step, for optax transformations; None: all.
         allow_decay: accept a solver that decays weights (AdamW) beside a prior; its fixed point is no MAP.
+        monitor: a `jm.Monitor` of held-out data, that chooses the best parameters so far and may stop early.
     """
 
     solver: Any = None
@@ -52,11 +55,16 @@ class MAP:
     steps: int | None = None
     batch_size: int | None = None
     allow_decay: bool = False
+    monitor: Monitor | None = None
+
+    trains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.space not in ("constrained", "unconstrained"):
             raise ValueError(f"Expected space='constrained' or 'unconstrained'; got {self.space!r}.")
         check_counts(restarts=self.restarts, steps=self.steps, batch_size=self.batch_size)
+        if self.monitor is not None and not isinstance(self.monitor, Monitor):
+            raise TypeError(f"Expected monitor=jm.Monitor((x, y)); got {type(self.monitor).__name__}.")
 
     def density(self, problem: Problem) -> Density:
         """What is maximised."""
@@ -70,12 +78,13 @@ class MAP:
         decay = decay_of(solver.transformation) if isinstance(solver, FirstOrder) else None
         if decay is not None:
             description += self.decayed(decay, problem)
+        monitor = None if self.monitor is None else self.monitor.beside(problem.sample, problem.dtype)
         starts = multiply(seeds, self.restarts)
         budget = Budget(solver.steps, self.batch_size, problem.progress)
         z = problem.starts(starts)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(starts.keys, DATA_ORDER)
         journal = None if problem.folder is None else self.journal(problem, seeds, solver)
-        ascent = maximize(density, problem.data, z, keys, solver, budget, type(self).__name__, journal)
+        ascent = maximize(density, problem.data, z, keys, solver, budget, type(self).__name__, journal, monitor)
         seconds = watch.seconds + (0.0 if journal is None else journal.before)
         return Climbs(ascent, keys, z, solver, description, seconds / seeds.count)
 
@@ -95,6 +104,7 @@ class MAP:
             kinked=density.kinks(problem.model.start_unconstrained(problem.dtype)) is not None,
             batch_size=self.batch_size,
             steps=self.steps,
+            noisy=problem.model.train is not None,
         )
 
     def decayed(self, decay: float, problem: Problem) -> str:
@@ -124,19 +134,25 @@ class MAP:
         found = {
             row: judge(density, problem, runs, row) for row in rows if runs.ascent.codes[row] != Status.DIVERGED.code
         }
-        if not any(ended.info.status in ENDS for ended in found.values()):
+        if self.monitor is None and not any(ended.info.status in ENDS for ended in found.values()):
             runs, found = self.again(problem, density, runs, rows, found)
         if not found:
-            raise failure(self, problem, density, runs, rows[0])
-        best = max(found, key=lambda row: (found[row].info.status in ENDS, found[row].value))
+            raise failure(describe(self), problem, density, runs, rows[0], self.batch_size)
+        watched = runs.ascent.watched
+        if watched is None:
+            best = max(found, key=lambda row: (found[row].info.status in ENDS, found[row].value))
+            diagnostics, notes = tell_apart(density, problem, runs, found, rows)
+        else:
+            best = min(found, key=lambda row: watched.lowest[row])
+            diagnostics, notes = by_held_out(watched, best, found, rows)
         z, history = take(runs.ascent.z, best), runs.ascent.history[best]
-        diagnostics, notes = tell_apart(density, problem, runs, found, rows)
         info = replace(
             found[best].info,
             method=describe(self),
             solver=runs.description,
             num_gradients=float(runs.ascent.gradients[list(rows)].sum()) + found[best].info.num_gradients,
             history=history[~np.isnan(history)],
+            held_out=found[best].info.held_out if watched is None else watched.history(best),
             members=tuple(found[row].info.status if row in found else Status.DIVERGED for row in rows),
             notes=(*found[best].info.notes, *notes),
             diagnostics=diagnostics,
@@ -190,7 +206,7 @@ class MLE(MAP):
     """The maximum-likelihood estimate: the MAP path with a zero prior.
 
     Args:
-        solver, restarts, steps, batch_size: as for `MAP`. The estimate does not depend on the coordinates.
+        solver, restarts, steps, batch_size, monitor: as for `MAP`. The estimate does not depend on the coordinates.
     """
 
     space: str = field(default="constrained", init=False, repr=False)
@@ -235,18 +251,6 @@ DATA_ORDER = 1
 
 VANISHED = 1e-9
 """A scaled gradient above this, beside a Hessian of zeros, belongs to a density of straight pieces."""
-
-
-def failure(method: MAP, problem: Problem, density: Density, runs: Climbs, row: int) -> FitError:
-    """Explain a divergence: step, term, leaf; carries the last finite parameters."""
-    z, step = take(runs.ascent.z, row), int(runs.ascent.steps[row])
-    batch = batch_of(problem.data, take(runs.keys, row), step, method.batch_size)
-    reason = describe_failure(density, z, batch)
-    return FitError(
-        f"{describe(method)} diverged at step {step + 1}: {reason}. The last finite parameters are in `error.last`.",
-        last=settled(problem.model.space.constrain(z)),
-        step=step,
-    )
 
 
 def prior_only(problem: Problem, density: Density) -> list[str]:

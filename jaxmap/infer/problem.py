@@ -126,6 +126,12 @@ class Problem:
         return self.solved[known]
 
     def _solve(self, method: Method, seeds: Seeds) -> list[Posterior | FitError]:
+        if self.model.train is not None and not getattr(method, "trains", False):
+            raise ValueError(
+                "Expected jm.MLE(), jm.MAP(), jm.Given() or a jm.Ensemble of them for a network in training mode, "
+                f"which is no log-probability of the parameters alone; got {type(method).__name__}. Freeze it: "
+                "jm.supervised(module in evaluation mode, ...) and jm.Given(params)."
+            )
         runs = method.run(self, seeds)
         results: list[Posterior | FitError] = []
         for index in range(seeds.count):
@@ -135,24 +141,36 @@ class Problem:
                 results.append(error)
         return results
 
-    def log_joint_at_start(self) -> float:
-        """The density at the model's own start, in nats: a fingerprint of what the functions compute."""
-        params = cast_floats(self.model.start, self.dtype)
-        return float(
-            np.sum(np.asarray(likelihoods(self.model, params, self.sample), np.float64))
-            + float(self.model.log_prior(params))
+    def log_joints(self) -> list[float]:
+        """The density at the model's own start and at a point beside it, in nats: what the functions compute."""
+        rng, space = np.random.default_rng(0), self.model.space
+        start = cast_floats(self.model.start, self.dtype)
+        moved = jax.tree.map(
+            lambda v: v + jnp.asarray(rng.uniform(-0.1, 0.1, v.shape), v.dtype), space.unconstrain(start)
         )
+        return [
+            float(np.sum(np.asarray(likelihoods(self.model, params, self.sample), np.float64)))
+            + float(self.model.log_prior(params))
+            for params in (start, space.constrain(moved))
+        ] + self._in_training(start)
+
+    def _in_training(self, params: Any) -> list[float]:
+        """The same in training mode, where there is one, with a fixed key."""
+        if self.model.train is None:
+            return []
+        return [float(jnp.sum(self.model.train(params, jax.random.key(0), self.sample)[0]))]
 
     def identity(self) -> dict[str, str]:
         """What results depend on, beside a method and a key, as text.
 
-        A model is known by the shapes of its parameters and by its density at a fixed point.
+        A model is known by the shapes of its parameters and by its density at two fixed points, to five digits.
         """
         shapes = ", ".join(f"{path}{tuple(leaf.shape)}" for path, leaf in named_leaves(self.model.start))
         with precision_scope(self.dtype):
-            value = self.log_joint_at_start()
+            start, beside, *trained = self.log_joints()
         return {
-            "model": f"{shapes}; log joint at the start {value:.5g}",
+            "model": f"{shapes}; log joint at the start {start:.5g}, beside it {beside:.5g}"
+            + "".join(f", in training mode {value:.5g}" for value in trained),
             "train": self.data.fingerprint() if isinstance(self.data, Stream) else fingerprint(self.data),
             "precision": str(self.dtype),
             "jaxmap": library_versions()["jaxmap"],

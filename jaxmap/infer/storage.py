@@ -105,8 +105,9 @@ def unpack_tree(packed: Any, name: str, arrays: dict[str, np.ndarray], template:
 
 def pack_info(info: Info, arrays: dict[str, np.ndarray], name: str = "") -> dict[str, Any]:
     """An `Info` as plain values; its history goes to the arrays."""
-    arrays[f"{name}history"] = np.asarray(info.history)
-    plain = {k: v for k, v in vars(info).items() if k not in ("status", "certificate", "members", "history")}
+    apart = ("history", "held_out")
+    arrays |= {f"{name}{field}": np.asarray(getattr(info, field)) for field in apart}
+    plain = {k: v for k, v in vars(info).items() if k not in ("status", "certificate", "members", *apart)}
     certificate = None if info.certificate is None else asdict(info.certificate)
     return plain | {
         "status": info.status.name,
@@ -126,6 +127,7 @@ def unpack_info(plain: dict[str, Any], arrays: dict[str, np.ndarray], name: str 
         "certificate": certificate,
         "notes": tuple(plain["notes"]),
         "history": arrays[f"{name}history"],
+        "held_out": arrays.get(f"{name}held_out", np.zeros((0, 2))),
     }
     return Info(**plain | fixed)
 

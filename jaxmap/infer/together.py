@@ -70,6 +70,11 @@ class _Pair:
             raise TypeError(
                 f"Expected log_likelihood to return real numbers of shape ({num_examples(self.data)},); got {made!r}."
             )
+        if made.dtype.itemsize < 4:
+            raise TypeError(
+                f"Expected log_likelihood in {self.dtype}, in which examples are summed; got {made.dtype}. Convert "
+                f"what it is computed from: outputs.astype(jnp.{self.dtype})."
+            )
         shape, n = made.shape, num_examples(self.data)
         if shape != (n,):
             remedy = "Return one value per example; do not sum." if shape == () else "Sum over everything but examples."

@@ -140,8 +140,8 @@ def _check(
         raise TypeError("Expected build to be a function scales -> jm.Model. Write lambda s: jm.supervised(...).")
     if by not in CRITERIA:
         raise ValueError(f"Expected by='evidence' or 'validation'; got {by!r}.")
-    if not isinstance(method, MAP) or isinstance(method, MLE) or method.restarts != 1:
-        raise TypeError(f"Expected jm.MAP(...) with one start as the method; got {method!r}.")
+    if not isinstance(method, MAP) or isinstance(method, MLE) or method.restarts != 1 or method.monitor is not None:
+        raise TypeError(f"Expected jm.MAP(...) with one start and no monitor as the method; got {method!r}.")
     if curvature not in EVIDENCE_STRUCTURES or hessian not in (None, "ggn", "exact"):
         raise ValueError(
             f"Expected curvature='full', 'diagonal' or 'kronecker' and hessian='ggn', 'exact' or None; got "

@@ -25,6 +25,7 @@ from jaxmap.model.likelihoods import (
 from jaxmap.model.information import information
 from jaxmap.model.networks import Network, as_network
 from jaxmap.model.programs import Programs
+from jaxmap.model.training import in_training_mode
 from jaxmap.model.model import Model, from_log_density
 from jaxmap.model.supervised import supervised
 from jaxmap.model.tabular import tabular

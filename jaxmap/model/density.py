@@ -11,7 +11,7 @@ from jaxmap.model.kinks import Kink
 from jaxmap.model.model import Model
 from jaxmap.model.prior import Prior
 from jaxmap.model.space import is_real
-from jaxmap.types import Data
+from jaxmap.types import Data, Key
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,22 @@ class Density:
 
     def mean_nll(self, z: Any, data: Data, weights: Float[Array, " batch"] | None = None) -> Float[Array, ""]:
         """The data's part of `mean_loss`."""
-        values = self.log_likelihoods(z, data)
-        if weights is None:
-            return -jnp.sum(values) / num_examples(data)
-        weights = weights.astype(values.dtype)
-        return -weighted_sum(weights, values) / jnp.sum(weights)
+        return _mean_of(self.log_likelihoods(z, data), weights)
+
+    def training_nll(
+        self, z: Any, key: Key, data: Data, weights: Float[Array, " batch"] | None = None
+    ) -> tuple[Float[Array, ""], Any]:
+        """The data's part of the loss of a network in training mode, and its statistics after the batch or None."""
+        values, state = self.model.train(self.model.space.constrain(z), key, data)  # type: ignore[misc]
+        return _mean_of(values, weights), state
+
+
+def _mean_of(values: Float[Array, " n"], weights: Float[Array, " n"] | None) -> Float[Array, ""]:
+    """Minus the weighted mean."""
+    if weights is None:
+        return -jnp.sum(values) / len(values)
+    weights = weights.astype(values.dtype)
+    return -weighted_sum(weights, values) / jnp.sum(weights)
 
 
 def weighted_sum(weights: Float[Array, " n"], values: Float[Array, " n"]) -> Float[Array, ""]:

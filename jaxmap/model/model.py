@@ -42,6 +42,8 @@ class Model:
         emission: (outputs, learned likelihood parameters) -> Distribution of y, the other half of `observe`.
         restartable: False where `init` has only one start to give.
         concave: True where log p(y) is known to be concave in the outputs, whatever y.
+        train: (params, key, batch) -> (log-likelihoods (n,) of a network in training mode, its batch statistics after
+            the batch or None), which optax transformations then train instead of `log_likelihood`.
 
     Raises:
         TypeError: a part of the wrong kind, integer parameters.
@@ -58,6 +60,7 @@ class Model:
     emission: Callable[[Any, dict[str, Any]], Distribution] | None = None
     restartable: bool = True
     concave: bool = False
+    train: Callable[[Params, Key, Data], tuple[Float[Array, " n"], Any]] | None = None
     programs: Programs = field(default_factory=Programs, repr=False, init=False)
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from jaxmap.model.model import Model
 from jaxmap.model.networks import as_network
 from jaxmap.model.prior import Prior
 from jaxmap.model.rules import flat
+from jaxmap.model.training import TRAINING, in_training_mode
 from jaxmap.types import Data, Key, Params
 
 DISCRETE = (Bernoulli, Categorical, Poisson, NegativeBinomial)
@@ -24,6 +25,8 @@ def supervised(
     *,
     example: Any = None,
     scaling: Scaling | None = None,
+    compute_dtype: Any = None,
+    state: str | None = None,
 ) -> Model:
     """Make the model y ~ likelihood(network(x)), with a prior on the network's parameters.
 
@@ -38,17 +41,37 @@ def supervised(
         example: `x[:1]`, for linen modules.
         scaling: from `jm.standardize(train)`: the model then takes raw x and means raw y, its density including
             the log-Jacobian -log y_scale, while the parameters live in standardised units.
+        compute_dtype: `jnp.bfloat16` for mixed precision: the network computes in it, parameters, likelihood, sums and
+            the solver stay in float32. A module with a `dtype` of its own does the same where that says so. The
+            certificate is then that of the rounded network, and rarely certain.
+        state: "training" lets `MLE` and `MAP` train an nnx network with active dropout and moving batch statistics, by
+            an optax transformation. What is minimised is then no log-probability of the parameters alone, and the
+            result says so. Batch statistics are a part of the parameters, `{"network": ..., "state": ...}`, under a
+            flat prior, moved by the network's own rule; all else (scores, predictions, held-out data) sees evaluation
+            mode. The padding row of a ragged batch counts in its statistics. None: such a network is refused.
 
     Returns:
         model: with `apply` and `observe`.
 
     Raises:
         TypeError: a part of the wrong kind.
-        ValueError: active dropout or batch statistics; prior rules that do not fit the parameters.
+        ValueError: active dropout or batch statistics without `state`; prior rules that do not fit the parameters.
     """
     if scaling is not None and not isinstance(scaling, Scaling):
         raise TypeError(f"Expected scaling=jm.standardize(train); got {scaling!r}.")
-    net = as_network(network, example if scaling is None or example is None else scaling.inputs(example))
+    if state not in (None, TRAINING):
+        raise ValueError(f"Expected state={TRAINING!r} or None; got {state!r}.")
+    if state is not None and compute_dtype is not None:
+        raise ValueError(
+            "Expected compute_dtype or state='training'; got both. Give the modules dtype=jnp.bfloat16, which keeps "
+            "batch statistics in float32."
+        )
+    if state is None:
+        net = as_network(
+            network, example if scaling is None or example is None else scaling.inputs(example), compute_dtype
+        )
+    else:
+        net = in_training_mode(network)
     emit = as_likelihood(likelihood)
     if scaling is not None and scaling.y_shift is not None and isinstance(emit, DISCRETE):
         raise ValueError(
@@ -61,13 +84,21 @@ def supervised(
     priors = {name: slot.prior for name, slot in learned.items()}
 
     def parts(params: Params) -> tuple[Params, dict[str, Any]]:
-        return (params["network"], params["likelihood"]) if learned else (params, {})
+        own = params if net.stateful or not learned else params["network"]
+        return own, params["likelihood"] if learned else {}
 
     def init(key: Key) -> Params:
         weights = net.init(key)
         if not learned:
             return weights
-        return {"network": weights, "likelihood": begun}
+        return (weights if net.stateful else {"network": weights}) | {"likelihood": begun}
+
+    def train(params: Params, key: Key, batch: Data) -> tuple[Float[Array, " n"], Any]:
+        x, y = batch
+        made, moved = net.train(parts(params)[0], x if scaling is None else scaling.inputs(x), key)  # type: ignore[misc]
+        distribution = emission(made, parts(params)[1])
+        check_target(distribution, y)
+        return jnp.asarray(distribution.log_prob(y)), moved
 
     def apply(params: Params, x: Any) -> Any:
         return net.apply(parts(params)[0], x if scaling is None else scaling.inputs(x))
@@ -88,16 +119,22 @@ def supervised(
         check_target(distribution, y)
         return jnp.asarray(distribution.log_prob(y))
 
+    rules = {
+        "network": prior,
+        **({"state": Prior(flat)} if net.stateful else {}),
+        **({"likelihood": priors} if learned else {}),
+    }
     return Model(
         log_likelihood=log_likelihood,
         init=init,
-        log_prior=Prior({"network": prior, "likelihood": priors}) if learned else prior,
+        log_prior=Prior(rules) if len(rules) > 1 else prior,
         observe=lambda params, x: emission(*outputs(params, x)),
         apply=apply,
         outputs=outputs,
         emission=emission,
         restartable=net.fresh,
         concave=emit.concave,
+        train=None if net.train is None else train,
     )
 
 

@@ -20,7 +20,9 @@ from jaxmap.optimize.slope import Slope, slope_at
 from jaxmap.optimize.certificate import certify
 from jaxmap.optimize.examine import Evidence, examine, statuses_of, verdict
 from jaxmap.optimize.feed import Feed, Layout, batch_of, feed_of
-from jaxmap.optimize.maximize import Ascent, Budget, Keeper, Standing, maximize
+from jaxmap.optimize.monitor import Monitor, Watch, Watched
+from jaxmap.optimize.standing import Ascent, Budget, Keeper, Standing
+from jaxmap.optimize.maximize import maximize
 
 __all__ = [
     "LBFGS",
@@ -31,6 +33,7 @@ __all__ = [
     "FirstOrder",
     "Keeper",
     "Layout",
+    "Monitor",
     "Newton",
     "NewtonCG",
     "Objective",
@@ -42,6 +45,8 @@ __all__ = [
     "SolverState",
     "Standing",
     "Task",
+    "Watch",
+    "Watched",
     "batch_of",
     "certify",
     "choose_solver",

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,12 @@ from jaxmap.curvature import (
     unconstrained_outputs,
 )
 from jaxmap.curvature.factor import FLAT, flat_paths
+from jaxmap.data import Stream
 from jaxmap.model import Density, is_real
 from jaxmap.optimize.krylov import MOST_PRODUCTS, lanczos, vectors_of
 from jaxmap.optimize.krylov import decrement as decrement_by_products
 from jaxmap.optimize.objective import flat_kinks
-from jaxmap.optimize.slope import Slope, likelihood_slope, slope_at
+from jaxmap.optimize.slope import Slope, likelihood_slope, slope_at, summed
 from jaxmap.trees import in_double, named_leaves
 from jaxmap.types import Certificate, Data, Status
 
@@ -48,6 +49,9 @@ DECREMENT = 1e-2
 
 EXAMPLES_AT_A_TIME = 16384
 
+CORNERS = 12
+"""Gradients of all examples that the corners cost."""
+
 FEWEST_PRODUCTS = 10
 """Conjugate gradients that are not worth beginning."""
 
@@ -55,7 +59,7 @@ FEWEST_PRODUCTS = 10
 def certify(
     density: Density,
     z: Any,
-    data: Data,
+    data: Data | Stream,
     *,
     resolution: float,
     slope: Slope | None = None,
@@ -77,10 +81,11 @@ def certify(
     Args:
         density: what was maximised.
         z: where.
-        data: all examples.
+        data: all examples, or a stream of them, which is read two or three times up to 1500 parameters; beyond, its
+            gradient is all that is looked at.
         resolution: eps of the dtype of the fit.
         slope: `slope_at` there, where it is known already.
-        worth: gradients that Hessian-vector products may cost; with less than a few dozen there are none.
+        worth: gradients that Hessian-vector products, or the Hessian of a stream, may cost.
 
     Returns:
         certificate, status: CONVERGED, NOT_A_MAXIMUM, AT_BOUNDARY, or STEPS_EXHAUSTED where it is too early to tell.
@@ -92,17 +97,19 @@ def certify(
         return Certificate(relative, held=held_paths), Status.STEPS_EXHAUSTED
     if held.all():
         return Certificate(relative, 0.0, held=held_paths), Status.CONVERGED
+    if isinstance(data, Stream) and (held.size > DENSE_UP_TO or 3 * held.size + CORNERS > worth):
+        return Certificate(relative, held=held_paths), Status.STEPS_EXHAUSTED
     if held.size - held.sum() > DENSE_UP_TO:
         most = min(MOST_PRODUCTS, worth / 3 - vectors_of(held.size, held.size))
         if most < FEWEST_PRODUCTS:
             return Certificate(relative, held=held_paths), Status.STEPS_EXHAUSTED
-        certificate, status = _by_products(density, z, data, slope, resolution, int(most))
+        certificate, status = _by_products(density, z, cast(Data, data), slope, resolution, int(most))
         return replace(certificate, held=held_paths), status
-    if is_concave(density, data, strongly=True) and not held.any():
+    if not isinstance(data, Stream) and is_concave(density, data, strongly=True) and not held.any():
         bound = _bound(density, z, data, slope)
         if near(bound.decrement or 0.0, 0.0) is Status.CONVERGED:
             return bound, Status.CONVERGED
-    known = in_double(_program(density, "curvature", partial(negative_hessian, density)), z, data)
+    known = summed(density, "curvature", lambda each: partial(negative_hessian, each), z, data)
     matrix = np.asarray(known, np.float64)
     point = _Point(density, z, data, np.flatnonzero(~held))
     certificate, status = point.judge(np.asarray(slope.residual, np.float64), relative, matrix, resolution)
@@ -172,7 +179,7 @@ class _Point(NamedTuple):
 
     density: Density
     z: Any
-    data: Data
+    data: Data | Stream
     free: np.ndarray
 
     def judge(
@@ -253,8 +260,7 @@ class _Point(NamedTuple):
         return replace(certificate, flat=flat), Status.AT_BOUNDARY if edge else Status.NOT_A_MAXIMUM
 
     def _run(self, name: str, make: Any, moves: np.ndarray) -> np.ndarray:
-        program = _program(self.density, name, make(self.density))
-        return np.asarray(in_double(program, self.z, self.data, moves), np.float64)
+        return np.asarray(summed(self.density, name, make, self.z, self.data, moves), np.float64)
 
 
 def near(decrement: float, rounding: float) -> Status:

@@ -35,6 +35,7 @@ class Task:
         kinked: True for an L1 prior.
         batch_size: None for full batches.
         steps: the user's limit, None for the solver's own.
+        noisy: True where the loss of one step is not that of another, as of a network in training mode.
     """
 
     num_params: int = 0
@@ -43,6 +44,7 @@ class Task:
     kinked: bool = False
     batch_size: int | None = None
     steps: int | None = None
+    noisy: bool = False
 
 
 def choose_solver(solver: Any, task: Task) -> tuple[Solver, str]:
@@ -57,8 +59,14 @@ def choose_solver(solver: Any, task: Task) -> tuple[Solver, str]:
 
     Raises:
         TypeError: neither.
-        ValueError: a deterministic solver on minibatches, or a smooth one beside an L1 prior.
+        ValueError: a deterministic solver on minibatches or a noisy loss, or a smooth one beside an L1 prior.
     """
+    if task.noisy and (isinstance(solver, DETERMINISTIC) or (solver is None and task.batch_size is None)):
+        name = "none" if solver is None else solver.name
+        raise ValueError(
+            f"Expected an optax transformation for a network in training mode, whose loss is noisy; got {name}. Write "
+            "jm.MAP(optax.adam(1e-3), steps=..., batch_size=...)."
+        )
     if solver is None:
         return _chosen(task)
     if isinstance(solver, DETERMINISTIC):

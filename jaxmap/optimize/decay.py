@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-PROBE_STEPS = 32
-"""A warm-up schedule may keep the rate at zero for the first steps."""
+PROBE_STEPS, MOST_PROBES = 32, 1024
+"""A warm-up schedule may keep the rate at zero for the first steps; accumulated gradients move nothing for longer."""
 
 
 def decay_of(transformation: Any) -> float | None:
@@ -26,19 +26,22 @@ def decay_of(transformation: Any) -> float | None:
     update = jax.jit(optax.with_extra_args_support(transformation).update)
     params = jnp.ones(3)
 
-    def updates(gradient: float, sign: float) -> np.ndarray:
+    def updates(gradient: float, sign: float, count: int = PROBE_STEPS) -> np.ndarray:
         point = sign * params
         state, seen = transformation.init(point), []
-        for _ in range(PROBE_STEPS):
+        for _ in range(count):
             change, state = update(gradient * params, state, point)
             seen.append(np.asarray(change))
         return np.stack(seen)
 
     try:
-        pulled = (updates(0.0, 1.0) - updates(0.0, -1.0)) / 2
+        rates, count = -updates(1.0, 0.0), PROBE_STEPS
+        if not np.any(rates):
+            count = MOST_PROBES
+            rates = -updates(1.0, 0.0, count)
+        pulled = (updates(0.0, 1.0, count) - updates(0.0, -1.0, count)) / 2
         if not np.any(pulled < 0):
             return None
-        rates = -updates(1.0, 0.0)
     except (TypeError, ValueError, KeyError):
         return None
     largest = np.unravel_index(np.argmin(pulled), pulled.shape)

@@ -12,22 +12,24 @@ from jaxmap.trees import named_leaves
 from jaxmap.types import Data
 
 
-def describe_failure(density: Density, z: Any, data: Data) -> str:
+def describe_failure(density: Density, z: Any, data: Data, rows: np.ndarray | None = None) -> str:
     """Name the first term, and then the first leaf, that is not finite at z; runs on the host.
 
     Args:
         density: what was maximised.
         z: the last finite coordinates.
         data: the batch of the failing step.
+        rows: of the batch in the whole data, where they are known.
 
     Returns:
-        sentence: such as "log_likelihood is nan for rows [3] of the batch".
+        sentence: such as "log_likelihood is nan for rows [3] of the batch (rows [52] of the data)".
     """
     # compiled, as in the fit: called on numbers, distributions would refuse their own parameters
     values = np.asarray(jax.jit(density.log_likelihoods)(z, data))
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         said = f"log_likelihood is {values[bad[0]]} for rows {bad[:5].tolist()} of the batch"
+        said += "" if rows is None else f" (rows {rows[bad[:5]].tolist()} of the data)"
         leaves = [
             leaf_name(path) for path, leaf in named_leaves(data) if not np.all(np.isfinite(np.asarray(leaf)[bad]))
         ]

@@ -46,6 +46,11 @@ class Layout:
         return 1.0 if self.plan is None else self.plan.size / self.plan.num_examples
 
     @property
+    def epoch(self) -> int | None:
+        """Steps of an epoch; None where each step is one."""
+        return None if self.plan is None else self.plan.batches
+
+    @property
     def each(self) -> bool:
         """True where each member has blocks of its own."""
         return self.plan is not None and not self.streamed
@@ -101,17 +106,20 @@ def feed_of(data: Data | Stream, keys: Key, batch_size: int | None) -> Feed:
     return Whole(data) if batch_size is None else Dealt(data, BatchPlan(num_examples(data), batch_size), keys)
 
 
-def batch_of(data: Data | Stream, key: Key, step: int, batch_size: int | None) -> Data:
-    """The examples that a step saw, to explain a failure."""
+def batch_of(data: Data | Stream, key: Key, step: int, batch_size: int | None) -> tuple[Data, np.ndarray | None]:
+    """The examples that a step saw, to explain a failure, and their rows in the data where they are known."""
     if batch_size is None:
-        return data
+        return data, None
+    plan = BatchPlan(num_examples(data), batch_size)
+    epoch, at = divmod(step, plan.batches)
     if isinstance(data, Stream):
         batch = next(data.batches(key, batch_size, step))
-        return jax.tree.map(jnp.asarray, take_examples(batch.data, batch.weights > 0))
-    plan = BatchPlan(num_examples(data), batch_size)
-    dealt = plan.epoch(key, jnp.asarray(step // plan.batches))
-    used = np.asarray(dealt.weights[step % plan.batches]) > 0
-    return take_examples(data, np.asarray(dealt.rows[step % plan.batches])[used])
+        before, lengths = plan.num_examples - sum(plan.lengths(at)), plan.lengths(at)
+        seen = take_examples(batch.data, batch.weights > 0)
+        return jax.tree.map(jnp.asarray, seen), data.source.rows(key, epoch, before, lengths[0])
+    dealt = plan.epoch(key, jnp.asarray(epoch))
+    rows = np.asarray(dealt.rows[at])[np.asarray(dealt.weights[at]) > 0]
+    return take_examples(data, rows), rows
 
 
 @dataclass

@@ -39,7 +39,7 @@ class FirstOrder:
 
     def step(self, objective: Objective, state: SolverState) -> SolverState:  # noqa: D102
         inner, shadow, count = state.inner
-        value, gradient = jax.value_and_grad(objective.smooth)(state.z)
+        value, gradient, moved_on = _slope(objective, state.z)
         update = optax.with_extra_args_support(self.transformation).update
         extra = {"value": value, "grad": gradient, "value_fn": objective.smooth}
         updates, inner = update(gradient, inner, state.z, **extra)
@@ -53,10 +53,20 @@ class FirstOrder:
             else:
                 metric = _adaptive_metric(updates, optax.tree.get(inner, "mu"), 1.0 - decay ** (count + 1))
             z = objective.proximal(z, metric)
+        if moved_on is not None:
+            z = moved_on(z)  # batch statistics follow the network's own rule, not the gradient
         return SolverState(z, value, None, (inner, shadow, count + 1))
 
     def done(self, state: SolverState) -> bool:  # noqa: D102
         return False
+
+
+def _slope(objective: Objective, z: Any) -> tuple[Any, Any, Any]:
+    """Loss, gradient, and what moves batch statistics on: None where there are none."""
+    if objective.training is None:
+        return *jax.value_and_grad(objective.smooth)(z), None
+    (value, state), gradient = jax.value_and_grad(objective.training, has_aux=True)(z, objective.key)
+    return value, gradient, None if state is None else lambda z: z | {"state": state}
 
 
 def _adaptive_metric(updates: Any, momentum: Any, weight: Any) -> Any:

@@ -7,8 +7,8 @@ Inside a chunk nothing of that costs anything. When a chunk ends badly it is run
 
 import contextlib
 import time
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,88 +17,19 @@ import numpy as np
 from jaxmap.data import Stream
 from jaxmap.model import Density
 from jaxmap.optimize.feed import Feed, Layout, feed_of
+from jaxmap.optimize.first_order import FirstOrder
+from jaxmap.optimize.monitor import Monitor, Watch
 from jaxmap.optimize.objective import objective_of
 from jaxmap.optimize.progress import Progress
 from jaxmap.optimize.solver import Solver, SolverState
-from jaxmap.trees import all_finite, take
+from jaxmap.optimize.standing import Ascent, Budget, Keeper, Standing
+from jaxmap.trees import all_finite, members_of, take
 from jaxmap.types import Data, Key, Status
 
 SECONDS_PER_CHUNK = 0.25
 
-
-@dataclass(frozen=True)
-class Budget:
-    """What a climb may use.
-
-    Attributes:
-        steps: the largest number of steps.
-        batch_size: examples per step; None for all.
-        progress: as in `Progress`.
-    """
-
-    steps: int
-    batch_size: int | None = None
-    progress: bool | None = None
-
-
-class Ascent(NamedTuple):
-    """What came of one climb per member, stacked.
-
-    Attributes:
-        z: last finite coordinates.
-        codes: `Status` codes; STEPS_EXHAUSTED stands for "not judged yet".
-        steps: steps taken, the failing one excluded.
-        gradients: gradient evaluations, a minibatch counted as its share of the data.
-        history: (members, steps) minimised loss, NaN after the end.
-    """
-
-    z: Any
-    codes: np.ndarray
-    steps: np.ndarray
-    gradients: np.ndarray
-    history: np.ndarray
-
-
-class Standing(NamedTuple):
-    """Where a climb stands between two calls: all that it needs to go on, bit for bit.
-
-    Attributes:
-        state: of the solver; of members that diverged the last finite one.
-        step: steps called for so far, and with them the position in the data.
-        taken: steps of each member.
-        codes: `Status` codes of each member.
-        losses: (members, count) of each call; more than `step` columns where a call was cut short.
-    """
-
-    state: SolverState
-    step: int
-    taken: np.ndarray
-    codes: np.ndarray
-    losses: list[np.ndarray]
-
-    @property
-    def history(self) -> np.ndarray:
-        """The loss of each step, (members, step), NaN after the end of a member."""
-        empty = np.zeros((len(self.codes), 0))
-        return np.concatenate(self.losses, axis=1)[:, : self.step] if self.losses else empty
-
-    @property
-    def lost(self) -> np.ndarray:
-        """True for members that diverged."""
-        return self.codes == Status.DIVERGED.code
-
-
-@runtime_checkable
-class Keeper(Protocol):
-    """What keeps the standing of a climb, to take it up again."""
-
-    def read(self, begun: Standing) -> Standing:
-        """The standing that was kept last, in the structure of one that has just begun, or that one."""
-        ...
-
-    def write(self, standing: Standing, last: bool = False) -> None:
-        """Keep a standing, if it is time to or if it is the last one."""
-        ...
+NOISE = 2
+"""The tag folded into a member's key for the random numbers of networks in training mode."""
 
 
 def maximize(
@@ -110,6 +41,7 @@ def maximize(
     budget: Budget,
     label: str = "fit",
     keeper: Keeper | None = None,
+    monitor: Monitor | None = None,
 ) -> Ascent:
     """Climb the density from every start at once.
 
@@ -122,31 +54,34 @@ def maximize(
         budget: steps and batches.
         label: for the progress bar.
         keeper: takes up a climb that was stopped, and keeps this one.
+        monitor: held-out data, checked, that choose the best so far and may stop a member.
 
     Returns:
         ascent: one entry per member; never raises for numerical reasons.
     """
     members = len(jax.tree.leaves(keys)[0]) if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else len(keys)
     feed = feed_of(data, keys, budget.batch_size)
-    climb = _Climb(density, solver, feed.layout, members)
+    watch = None if monitor is None else Watch(density, monitor, members, feed.layout.epoch)
+    climb = _Climb(density, solver, feed.layout, members, watch, keys)
     standing = climb.begin(starts, feed.data)
     standing = standing if keeper is None else keeper.read(standing)
     interrupted, count = False, 16
     with Progress(label, budget.steps, budget.progress) as bar, contextlib.closing(feed):
         try:
+            standing = climb.look(standing)
             while standing.step < budget.steps and not climb.finished(standing):
-                began = time.perf_counter()
-                count = min(count, climb.room(standing.step), budget.steps - standing.step)
-                standing = climb.advance(feed, standing, count)
-                bar.update(standing.step, f"loss {standing.losses[-1][:, -1].min():.4g}" if bar.enabled else "")
+                began, now = time.perf_counter(), min(count, climb.room(standing.step), budget.steps - standing.step)
+                standing = climb.advance(feed, standing, now)
+                count = _next_count(count, now, time.perf_counter() - began)
+                standing = climb.look(standing)
+                bar.update(standing.step, climb.note(standing) if bar.enabled else "")
                 if keeper is not None and not standing.lost.all():
                     keeper.write(standing)
-                count = _next_count(count, time.perf_counter() - began)
         except KeyboardInterrupt:
             interrupted = True
     if keeper is not None and not standing.lost.all():
         keeper.write(standing, last=True)
-    return climb.ended(standing, interrupted)
+    return climb.ended(climb.look(standing, last=True), interrupted)
 
 
 @dataclass
@@ -157,10 +92,15 @@ class _Climb:
     solver: Solver
     layout: Layout
     members: int
+    watch: Watch | None = None
+    keys: Key | None = None
+    sound: tuple[bool, ...] = ()
+    programs: dict[str, Any] = field(default_factory=dict)
 
     def room(self, step: int) -> int:
-        """How many steps may be taken from `step` on within one block."""
-        return self.layout.length - step % self.layout.length
+        """How many steps may be taken from `step` on within one block, and before the next look."""
+        room = self.layout.length - step % self.layout.length
+        return room if self.watch is None else min(room, self.watch.every - step % self.watch.every)
 
     def begin(self, starts: Any, data: Data) -> Standing:
         def init(z: Any, data: Data) -> SolverState:
@@ -170,45 +110,68 @@ class _Climb:
 
         program = self._program("init", jax.vmap(init, in_axes=(0, None)) if self.members > 1 else init)
         state = program(starts if self.members > 1 else take(starts, 0), data)
+        if isinstance(self.solver, FirstOrder):
+            self.programs, self.sound = {}, tuple(_is_finite(leaf) for leaf in jax.tree.leaves(state.inner))
         codes = np.full(self.members, Status.STEPS_EXHAUSTED.code)
-        return Standing(state, 0, np.zeros(self.members, int), codes, [])
+        watched = None if self.watch is None else self.watch.begin(state.z)
+        return Standing(state, 0, np.zeros(self.members, int), codes, [], watched)
 
     def advance(self, feed: Feed, at: Standing, count: int) -> Standing:
         """Take `count` steps; a member whose numbers stop being finite stays where they last were."""
         number, offset = divmod(at.step, self.layout.length)
-        arguments = (at.state, feed.data, feed.block(number), offset, count)
+        arguments = (at.state, feed.data, feed.block(number), offset, count, self.noise(at.step))
         new, moved, values = self.run(*arguments)
         sound = np.isfinite(_filled_after(values, moved)).all(axis=1)
-        failed = ~(self.finite(new) & sound) & ~at.lost
+        failed = ~(self.finite(new) & sound) & ~at.resting
         codes = at.codes
         if failed.any():
             careful = self.run(*arguments, careful=True)
             new, moved, values = self.merged(failed, careful, (new, moved, values))
             codes = np.where(failed & (moved < count), Status.DIVERGED.code, codes)
-        if at.lost.any():
-            new, moved, values = self.merged(at.lost, (at.state, 0 * moved, values), (new, moved, values))
+        if at.resting.any():
+            new, moved, values = self.merged(at.resting, (at.state, 0 * moved, values), (new, moved, values))
         at.losses.append(_blank_after(values, moved))
-        return Standing(new, at.step + count, at.taken + moved, codes, at.losses)
+        return at._replace(state=new, step=at.step + count, taken=at.taken + moved, codes=codes)
+
+    def noise(self, step: int) -> Any:
+        """The keys of the members and the step, where networks in training mode draw random numbers; else nothing."""
+        if self.density.model.train is None or self.keys is None:
+            return None
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, NOISE)
+        return keys if self.members > 1 else keys[0], step
+
+    def look(self, at: Standing, last: bool = False) -> Standing:
+        """Look at the held-out data where it is time to; at the end wherever it was not done yet."""
+        if self.watch is None or at.watched is None or not self.watch.due(at.watched, at.step, last):
+            return at
+        return at._replace(watched=self.watch.look(at.watched, at.state.z, at.step, at.resting))
+
+    def note(self, at: Standing) -> str:
+        """A word for the progress bar."""
+        said = f"loss {at.losses[-1][:, -1].min():.4g}"
+        return said if at.watched is None else f"{said}, held out {at.watched.lowest.min():.4g}"
 
     def ended(self, at: Standing, interrupted: bool) -> Ascent:
         """What came of it."""
         codes = np.where(at.lost | (not interrupted), at.codes, Status.INTERRUPTED.code)
         counted = at.state.gradients
         spent = at.taken * self.layout.share if counted is None else np.atleast_1d(np.asarray(counted))
-        z = at.state.z if self.members > 1 else jax.tree.map(lambda leaf: leaf[None], at.state.z)
-        return Ascent(z, codes, at.taken, spent, at.history[:, : int(at.taken.max(initial=0))])
+        z = at.state.z if at.watched is None else members_of(~at.lost, at.watched.best, at.state.z)
+        z = z if self.members > 1 else jax.tree.map(lambda leaf: leaf[None], z)
+        return Ascent(z, codes, at.taken, spent, at.history[:, : int(at.taken.max(initial=0))], at.watched)
 
     def run(
-        self, state: SolverState, data: Data, block: Any, offset: int, count: int, careful: bool = False
+        self, state: SolverState, data: Data, block: Any, offset: int, count: int, noise: Any, careful: bool = False
     ) -> tuple[SolverState, np.ndarray, np.ndarray]:
         """Take `count` steps; returns the state, the steps taken per member, and their losses."""
 
-        def chunk(state: SolverState, data: Data, block: Any, offset: Any, count: Any) -> Any:
-            return self._chunk(state, data, block, offset, count, careful)
+        def chunk(state: SolverState, data: Data, block: Any, offset: Any, count: Any, noise: Any) -> Any:
+            return self._chunk(state, data, block, offset, count, noise, careful)
 
-        batched = jax.vmap(chunk, in_axes=(0, None, 0 if self.layout.each else None, None, None))
+        each = None if noise is None else (0, None)
+        batched = jax.vmap(chunk, in_axes=(0, None, 0 if self.layout.each else None, None, None, each))
         program = self._program("careful" if careful else "chunk", batched if self.members > 1 else chunk)
-        state, taken, values = program(state, data, block, offset, count)
+        state, taken, values = program(state, data, block, offset, count, noise)
         return (
             state,
             np.atleast_1d(np.asarray(taken)),
@@ -217,31 +180,31 @@ class _Climb:
 
     def merged(self, chosen: np.ndarray, a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
         """The chosen members from a, the others, untouched by what failed, from b."""
-        if self.members == 1:
-            return a
-
-        def pick(left: Any, right: Any) -> Any:
-            return jnp.where(chosen.reshape(-1, *(1,) * (jnp.ndim(left) - 1)), left, right)
-
-        taken, values = (np.asarray(pick(x, y)) for x, y in zip(a[1:], b[1:], strict=True))
-        return jax.tree.map(pick, a[0], b[0]), taken, values
+        taken, values = np.where(chosen, a[1], b[1]), np.where(chosen[:, None], a[2], b[2])
+        return members_of(chosen, a[0], b[0]), taken, values
 
     def finite(self, state: SolverState) -> Any:
-        """Per member: are coordinates and loss finite?"""
-
-        def test(state: SolverState) -> Any:
-            return all_finite((state.z, state.value))
-
-        program = self._program("finite", jax.vmap(test) if self.members > 1 else test)
+        """Per member: are coordinates, loss and memory finite?"""
+        program = self._program("finite", jax.vmap(self._sound) if self.members > 1 else self._sound)
         return np.atleast_1d(np.asarray(program(state)))
 
     def finished(self, at: Standing) -> bool:
         """True where no member would move."""
         program = self._program("done", lambda state: jnp.asarray(self.solver.done(state)))
         done = np.atleast_1d(np.asarray(program(at.state)))
-        return bool(np.all(done | at.lost))
+        return bool(np.all(done | at.resting))
 
-    def _chunk(self, state: SolverState, data: Data, block: Any, offset: Any, count: Any, careful: bool) -> Any:
+    def _sound(self, state: SolverState) -> Any:
+        """True where coordinates and loss are finite, and of an optax state what was so at the beginning.
+
+        Accumulated gradients may have lost a number long before the coordinates do.
+        """
+        kept = [leaf for leaf, sound in zip(jax.tree.leaves(state.inner), self.sound, strict=False) if sound]
+        return all_finite((state.z, state.value, kept))
+
+    def _chunk(
+        self, state: SolverState, data: Data, block: Any, offset: Any, count: Any, noise: Any, careful: bool
+    ) -> Any:
         def going(carry: Any) -> Any:
             i, state, failed, _ = carry
             return (i < count) & ~failed & ~jnp.asarray(self.solver.done(state))
@@ -249,10 +212,12 @@ class _Climb:
         def step(carry: Any) -> Any:
             i, state, failed, values = carry
             objective = self.layout.objective(self.density, data, block, offset + i)
+            if noise is not None:
+                objective = replace(objective, key=jax.random.fold_in(noise[0], noise[1] + i))
             new = self.solver.step(objective, state)
             values = values.at[i].set(new.value)
             if careful:
-                fine = all_finite((new.z, new.value))
+                fine = self._sound(new)
                 new = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, state)
                 return jnp.where(fine, i + 1, i), new, ~fine, values
             return i + 1, new, failed, values
@@ -263,8 +228,16 @@ class _Climb:
 
     def _program(self, name: str, function: Any) -> Any:
         """Compile once per model, solver and plan: data, keys and the numbers of steps are arguments."""
-        key = (name, self.density, replace(cast(Any, self.solver), steps=1), self.layout, self.members > 1)
-        return self.density.model.programs.jitted(key, function)
+        if name not in self.programs:
+            solver = replace(cast(Any, self.solver), steps=1)
+            key = (name, self.density, solver, self.layout, self.members > 1, self.sound)
+            self.programs[name] = self.density.model.programs.jitted(key, function)
+        return self.programs[name]
+
+
+def _is_finite(leaf: Any) -> bool:
+    """True for real numbers that are all finite; keys and counts are not asked."""
+    return bool(jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.all(jnp.isfinite(leaf)))
 
 
 def _blank_after(values: np.ndarray, taken: np.ndarray) -> np.ndarray:
@@ -275,6 +248,11 @@ def _filled_after(values: np.ndarray, taken: np.ndarray) -> np.ndarray:
     return np.where(np.arange(values.shape[1])[None] < taken[:, None], values, 0.0)
 
 
-def _next_count(count: int, seconds: float) -> int:
-    """Let a call last about a quarter of a second, growing at most fourfold at a time."""
-    return max(1, int(count * min(4.0, SECONDS_PER_CHUNK / max(seconds, 1e-6))))
+def _next_count(count: int, now: int, seconds: float) -> int:
+    """Let a call last about a quarter of a second, growing at most fourfold at a time.
+
+    A call that was cut short, at the end of a block or at a look, says nothing unless it was too long already.
+    """
+    if now < count and seconds < SECONDS_PER_CHUNK:
+        return count
+    return max(1, int(now * min(4.0, SECONDS_PER_CHUNK / max(seconds, 1e-6))))

@@ -12,7 +12,7 @@ from jaxmap.curvature import gauss_newton, has_outputs, hessian, is_concave, neg
 from jaxmap.data import num_examples
 from jaxmap.model import Density, Kink, soft_threshold
 from jaxmap.trees import float_dtype
-from jaxmap.types import Data
+from jaxmap.types import Data, Key
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class Objective:
         of_prior: z -> the Hessian of the prior's part of `smooth`.
         gauss_newton: z -> the Gauss-Newton matrix of `smooth`, where the model has outputs.
         convex: True where the loss is known to be convex.
+        training: (z, key) -> the smooth loss of a network in training mode, and its statistics after the batch or None;
+            None where the network has no other mode.
+        key: for `training`.
     """
 
     smooth: Callable[[Any], Float[Array, ""]]
@@ -36,6 +39,8 @@ class Objective:
     kinks: list[Kink | None] | None = None
     gauss_newton: Callable[[Any], Float[Array, "p p"]] | None = None
     convex: bool = False
+    training: Callable[[Any, Key], tuple[Float[Array, ""], Any]] | None = None
+    key: Any = None
 
     def __call__(self, z: Any) -> Float[Array, ""]:
         """The whole loss."""
@@ -74,6 +79,10 @@ def objective_of(density: Density, data: Data, weights: Any = None, total: Any =
     def smooth(z: Any) -> Any:
         return density.mean_nll(z, data, weights) - density.smooth_log_prior(z) / n
 
+    def training(z: Any, key: Key) -> Any:
+        loss, state = density.training_nll(z, key, data, weights)
+        return loss - density.smooth_log_prior(z) / n, state
+
     kinks = density.kinks(density.model.start_unconstrained(float_dtype(density.model.start)))
     if kinks is not None:
         kinks = [None if k is None else Kink(k.weight / n, k.center) for k in kinks]
@@ -86,6 +95,7 @@ def objective_of(density: Density, data: Data, weights: Any = None, total: Any =
         if has_outputs(density.model, data)
         else None,
         convex=is_concave(density, data),
+        training=None if density.model.train is None else training,
     )
 
 

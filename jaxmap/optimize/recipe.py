@@ -18,7 +18,8 @@ def recipe_of(solver: Solver) -> str:
     """Name a solver and all of its numbers, the largest number of steps excepted.
 
     An optax transformation is a tuple of functions; its rates, decays and schedules lie in their closures, which are
-    read. What lies in global variables is not seen.
+    read, with the instructions of the functions and with the global variables that functions of the user's own name.
+    Modules count by their names alone, and what such a function reads from a file or a clock is not seen.
 
     Args:
         solver: of `maximize`.
@@ -28,23 +29,25 @@ def recipe_of(solver: Solver) -> str:
     """
     if not isinstance(solver, FirstOrder):
         return repr(replace(cast(Any, solver), steps=1))
-    content = "\n".join(_content(solver.transformation, frozenset()))
+    content = "\n".join(_content(solver.transformation, {}))
     return f"{solver.name} [{hashlib.sha256(content.encode()).hexdigest()[:16]}]"
 
 
-def _content(value: Any, above: frozenset[int]) -> Iterator[str]:
-    """Everything in a value that is a number, a name or text, in a fixed order."""
+def _content(value: Any, seen: dict[int, Any]) -> Iterator[str]:
+    """Everything in a value that is a number, a name or text, in a fixed order; functions and objects once."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         yield repr(value)
     elif isinstance(value, np.ndarray | np.generic | jax.Array):
         array = np.asarray(value)
         yield f"{array.shape} {array.dtype} {hashlib.sha256(array.tobytes()).hexdigest()}"
-    elif id(value) in above:
+    elif id(value) in seen:
         yield "again"
     else:
+        if not isinstance(value, tuple | types.CodeType):  # Python may share these, or not
+            seen[id(value)] = value  # kept, so that its id stays its own
         yield getattr(value, "__qualname__", type(value).__qualname__)
         for part in _parts(value):
-            yield from _content(part, above | {id(value)})
+            yield from _content(part, seen)
 
 
 def _parts(value: Any) -> list[Any]:
@@ -59,11 +62,29 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, types.MethodType):
         return [value.__func__, value.__self__]
     if isinstance(value, types.CodeType):
-        return [value.co_names, value.co_consts]
+        return [value.co_names, value.co_consts, value.co_code]
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return [value.__defaults__, value.__kwdefaults__, value.__code__, cells]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, f.name) for f in fields(value)]
+        return [value.__defaults__, value.__kwdefaults__, value.__code__, cells, _globals_of(value)]
+    if isinstance(value, type | types.ModuleType):
+        return [value.__name__]
+    if is_dataclass(value):
+        return [getattr(value, f.name) for f in fields(value) if f.repr]
     inside = getattr(value, "__wrapped__", None)
-    return [] if inside is None else [inside]
+    return [dict(getattr(value, "__dict__", {}))] if inside is None else [inside]
+
+
+LIBRARIES = ("optax", "jax", "jaxlib", "jaxmap", "flax", "chex", "numpy")
+"""Their functions are known by name and version."""
+
+
+def _globals_of(function: types.FunctionType) -> dict[str, Any]:
+    """The global variables that a function of the user's own names, also in functions inside it."""
+    if (function.__module__ or "").split(".")[0] in LIBRARIES:
+        return {}
+    codes, names = [function.__code__], set()
+    while codes:
+        code = codes.pop()
+        names |= set(code.co_names)
+        codes += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]
+    return {name: function.__globals__[name] for name in sorted(names) if name in function.__globals__}

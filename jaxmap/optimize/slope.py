@@ -1,6 +1,8 @@
 """The slope of a density at a point, over all examples, in float64 whatever the fit computed in."""
 
 import contextlib
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +11,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxmap.curvature import examples_at_a_time, sum_over_examples
-from jaxmap.data import Ahead, Stream
+from jaxmap.data import Ahead, Batch, Stream, take_examples
 from jaxmap.model import Density, weighted_sum
 from jaxmap.optimize.objective import flat_kinks
 from jaxmap.optimize.solver import scaled_gradient
@@ -85,6 +87,36 @@ def likelihood_slope(density: Density, z: Any, data: Data) -> tuple[Any, Any]:
     return sum_over_examples(part, data, examples_at_a_time(lambda batch: density.log_likelihoods(z, batch), data))
 
 
+def summed(density: Density, name: str, make: Callable[[Density], Any], z: Any, data: Data | Stream, *more: Any) -> Any:
+    """Evaluate in float64 what is a sum over examples plus something of the prior; a stream is read once.
+
+    Args:
+        density: f.
+        name: of the program.
+        make: density -> function of (z, data, *more); without prior and Jacobian what is left is the sum.
+        z: where.
+        data: all examples, or a stream of them.
+        more: what else the function takes.
+    """
+    if not isinstance(data, Stream):
+        return in_double(_program(density, name, make(density)), z, data, *more)
+    total, likelihood = None, replace(density, prior=False, jacobian=False)
+    with contextlib.closing(_parts(data)) as batches:
+        for batch, weights in batches:
+            each = density if total is None else likelihood
+            part = take_examples(batch, weights > 0)
+            found = in_double(_program(each, name, make(each)), z, part, *more)
+            found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
+            total = found if total is None else jax.tree.map(np.add, total, found)
+    return total
+
+
+def _parts(stream: Stream) -> Ahead[Batch]:
+    """All examples of a stream once, read ahead."""
+    size = max(1, SWEEP_BYTES // max(1, stream.row_bytes()))
+    return Ahead(stream.sweep(size), lambda: precision_scope(stream.dtype))
+
+
 def _swept(density: Density, z: Any, stream: Stream) -> tuple[Any, Any]:
     """The same sums over a stream: each part in float64, and so their sum."""
 
@@ -95,10 +127,7 @@ def _swept(density: Density, z: Any, stream: Stream) -> tuple[Any, Any]:
         return jax.value_and_grad(likelihood)(z)
 
     program, total = _program(density, "swept", part), None
-    batches = Ahead(
-        stream.sweep(max(1, SWEEP_BYTES // max(1, stream.row_bytes()))), lambda: precision_scope(stream.dtype)
-    )
-    with contextlib.closing(batches):
+    with contextlib.closing(_parts(stream)) as batches:
         for batch, weights in batches:
             found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), in_double(program, z, batch, weights))
             total = found if total is None else jax.tree.map(np.add, total, found)

@@ -143,7 +143,9 @@ def test_a_file_that_is_written_to_keeps_its_pages(tmp_path, key):
 def test_the_fingerprint_tells_data_apart():
     x, y = numbered(50)
     base = jm.Stream.of_arrays((x, y)).fingerprint()
-    others = [(x + 1, y), (x[:49], y[:49]), (x.astype(np.float64), y), (x[::-1], y)]
+    one = x.copy()
+    one[31, 1] += 1
+    others = [(x + 1, y), (x[:49], y[:49]), (x.astype(np.float64), y), (x[::-1], y), (one, y)]
     assert base not in {jm.Stream.of_arrays(other).fingerprint() for other in others}
     assert base == jm.Stream.of_arrays((x.copy(), y.copy())).fingerprint()
 

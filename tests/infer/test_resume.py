@@ -18,7 +18,7 @@ import pytest
 
 import jaxmap as jm
 from jaxmap import Status
-from jaxmap.infer import journal
+from jaxmap.infer import journal, locked
 from jaxmap.infer.storage import HEADER, read_saved
 from jaxmap.optimize.progress import Progress
 from tests.cases import flat
@@ -55,6 +55,17 @@ CLIMBS = {
     "accumulated gradients": (rows, jm.MAP(optax.MultiSteps(ADAM, 3), steps=3000, batch_size=7)),
     "a stream": (stream, jm.MAP(ADAM, steps=3000, batch_size=7)),
     "restarts": (rows, jm.MAP(ADAM, steps=3000, batch_size=7, restarts=3)),
+    "held-out data": (
+        rows,
+        jm.MAP(ADAM, steps=3000, batch_size=7, monitor=jm.Monitor(regression(1, 30), every=20, patience=30)),
+    ),
+    "members that held-out data stop": (
+        stream,
+        jm.Ensemble(
+            jm.MAP(ADAM, steps=3000, batch_size=7, monitor=jm.Monitor(regression(1, 30), every=20, patience=30)),
+            members=3,
+        ),
+    ),
     "an ensemble": (rows, jm.Ensemble(jm.MAP(ADAM, steps=3000, batch_size=7), members=3)),
 }
 
@@ -86,6 +97,7 @@ def check_equal(one, other):
     for a, b in zip(points(one), points(other), strict=True):
         np.testing.assert_array_equal(flat(a.mode), flat(b.mode))
         np.testing.assert_array_equal(a.info.history, b.info.history)
+        np.testing.assert_array_equal(a.info.held_out, b.info.held_out)
         assert (a.info.status, a.info.num_gradients) == (b.info.status, b.info.num_gradients)
         assert a.info.log_joint == b.info.log_joint
 
@@ -94,7 +106,7 @@ def check_equal(one, other):
 def test_a_climb_that_was_stopped_goes_on_bit_for_bit(name, tmp_path, each_chunk):
     make, method = CLIMBS[name]
     whole = jm.fit(KEY, linear(), make(), method)
-    for steps in (1, 100, 500):  # a chunk is at most four times as long as the one before
+    for steps in (1, 100, 1100):  # a chunk is at most four times as long as the one before
         left = stopped(method, make(), tmp_path, steps)
         assert left.info.status is Status.INTERRUPTED
         assert steps <= len(points(left)[0].info.history) < 3000
@@ -144,6 +156,72 @@ def test_the_climb_of_another_model_data_key_or_method_is_refused(tmp_path):
         with pytest.raises(ValueError, match=rf"Expected the climb that began in .*{word}.*Name another folder"):
             jm.fit(key, model, data, how, folder=tmp_path)
     assert (tmp_path / HEADER).read_bytes() == before
+
+
+def test_models_that_differ_away_from_the_start_are_told_apart(tmp_path):
+    def model(scale):
+        return jm.Model(
+            log_likelihood=lambda w, batch: -0.5 * (batch[1] - batch[0] @ w) ** 2,
+            log_prior=lambda w: -0.5 * jnp.sum(w**2) / scale**2,  # at zero it is zero, whatever the scale
+            init=np.zeros(3, "f"),
+        )
+
+    method = jm.MAP(ADAM, steps=20, batch_size=7)
+    jm.fit(KEY, model(1.0), rows(), method, folder=tmp_path)
+    with pytest.raises(ValueError, match="model was"):
+        jm.fit(KEY, model(0.5), rows(), method, folder=tmp_path)
+
+
+def test_other_held_out_data_and_another_rule_are_told_apart(tmp_path):
+    def method(held, **options):
+        return jm.MAP(ADAM, steps=20, batch_size=7, monitor=jm.Monitor(held, **options))
+
+    jm.fit(KEY, linear(), rows(), method(regression(1, 30)), folder=tmp_path)
+    for other in (
+        method(regression(2, 30)),
+        method(regression(1, 30), patience=3),
+        jm.MAP(ADAM, steps=20, batch_size=7),
+    ):
+        with pytest.raises(ValueError, match="method was"):
+            jm.fit(KEY, linear(), rows(), other, folder=tmp_path)
+
+
+HOLDER = """
+import pathlib, sys, time
+from jaxmap.infer import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_run_at_a_time_writes_to_a_folder(tmp_path):
+    """A second run is refused and says who is there; what a process that was killed left is taken over."""
+    method = jm.MAP(ADAM, steps=20, batch_size=7)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(
+            ValueError, match=rf"no other run writes to; .* is held by process {holder.pid} on "
+        ) as refused:
+            jm.fit(KEY, linear(), rows(), method, folder=tmp_path)
+        assert "\n" not in str(refused.value)
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert (tmp_path / ".lock").exists()
+    jm.fit(KEY, linear(), rows(), method, folder=tmp_path)
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_threads_take_turns_in_a_folder(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match=f"is held by process {os.getpid()} on"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
 
 
 def test_a_climb_and_a_run_of_chains_are_told_apart(tmp_path):

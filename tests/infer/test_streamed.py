@@ -69,8 +69,57 @@ def test_totals_are_those_of_all_examples(case, monkeypatch):
     for total in ("log_likelihood", "log_prior", "log_joint"):
         np.testing.assert_allclose(getattr(stream, total), getattr(memory, total), rtol=1e-12)
     np.testing.assert_allclose(stream.certificate.gradient, memory.certificate.gradient, rtol=1e-9)
-    assert stream.status is Status.STEPS_EXHAUSTED
-    assert "its curvature was not" in stream.notes[0]
+    assert stream.status is memory.status
+    assert stream.notes == memory.notes
+
+
+def test_the_certificate_of_a_stream_is_that_of_memory(monkeypatch):
+    """At the mode and beside it: curvature and corners are sums over parts of the stream, prior and kinks once."""
+    monkeypatch.setattr("jaxmap.optimize.slope.SWEEP_BYTES", 100)
+    x, y = regression(0, 30)
+    slope = (lambda key: jnp.zeros(3), lambda b, x: x @ b)
+    model = jm.supervised(slope, jm.Gaussian(scale=jm.Learned(dist.HalfNormal(1.0))), jm.l1(30.0))
+    mode = jm.fit(KEY, model, (x, y), jm.MAP(), **FLOAT64).mode
+    beside = jax.tree.map(lambda v: 1.1 * v, mode)
+    for params, status in ((mode, Status.CONVERGED), (beside, Status.STEPS_EXHAUSTED)):
+        memory, stream = (
+            jm.fit(KEY, model, data, jm.Given(params), **FLOAT64).info for data in ((x, y), in_batches((x, y)))
+        )
+        assert stream.status is memory.status is status
+        assert stream.certificate.held == memory.certificate.held
+        for name in ("gradient", "decrement", "smallest_curvature"):
+            one, other = (getattr(info.certificate, name) for info in (stream, memory))
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_augmented_streams_say_so_and_claim_no_maximum():
+    """Noise of each epoch's own on x: the mean loss has a ridge, which the fit finds; epoch 0 is what is totalled."""
+    x, y = regression(0, 40)
+
+    def noisy(epoch):
+        yield x + 0.5 * np.random.default_rng(epoch).normal(size=x.shape).astype(np.float32), y
+
+    stream = jm.Stream.of_batches(noisy, 40, augmented=True)
+    model = jm.Model(log_likelihood=lambda w, b: -0.5 * (b[1] - b[0] @ w) ** 2, init=np.zeros(3, np.float32))
+    method = jm.MLE(optax.sgd(optax.exponential_decay(0.2, 50, 0.7)), steps=500, batch_size=40)
+    point = jm.fit(KEY, model, stream, method)
+    expected = np.linalg.solve(x.T @ x + 40 * 0.25 * np.eye(3), x.T @ y)
+    np.testing.assert_allclose(point.mode, expected, atol=0.1)
+    seen = next(noisy(0))
+    np.testing.assert_allclose(
+        point.info.log_likelihood, np.sum(-0.5 * (y - seen[0] @ np.asarray(point.mode)) ** 2), rtol=1e-4
+    )
+    assert point.info.status is Status.STEPS_EXHAUSTED
+    assert "the mean over its forms" in point.info.notes[0]
+    assert stream.fingerprint() != jm.Stream.of_batches(noisy, 40).fingerprint()
+
+
+def test_what_a_certificate_of_a_stream_would_cost_is_weighed():
+    method = jm.MAP(ADAM, steps=40, batch_size=7)
+    info = jm.fit(KEY, counted_model()[0], jm.Stream.of_arrays(regression(0)), method).info
+    assert info.status is Status.STEPS_EXHAUSTED
+    assert info.certificate.decrement is None
+    assert "its curvature was not" in info.notes[0]
 
 
 @pytest.mark.parametrize("make", [jm.Stream.of_arrays, in_batches], ids=["arrays", "batches"])
@@ -115,11 +164,11 @@ def test_members_read_the_stream_together():
 
 
 def test_nothing_is_traced_again_for_another_stream():
-    model, traces = counted_model()
-    method = jm.MAP(ADAM, steps=40, batch_size=8)
+    model, traces = counted_model()  # both train for long enough to be certified
+    method = jm.MAP(ADAM, steps=70, batch_size=8)
     jm.fit(KEY, model, jm.Stream.of_arrays(regression(0)), method)
     first = traces()
-    jm.fit(jax.random.key(3), model, jm.Stream.of_arrays(regression(1)), jm.MAP(ADAM, steps=70, batch_size=8))
+    jm.fit(jax.random.key(3), model, jm.Stream.of_arrays(regression(1)), jm.MAP(ADAM, steps=90, batch_size=8))
     assert traces() == first
 
 
@@ -132,6 +181,17 @@ def test_a_planted_nan_stops_the_run_and_is_named():
         jm.fit(KEY, counted_model()[0], in_batches((x, y), 500), jm.MAP(ADAM, steps=300, batch_size=100))
     assert raised.value.step == 25
     assert np.all(np.isfinite(raised.value.last["w"]))
+
+
+def test_a_planted_nan_is_named_by_its_row_where_that_is_known():
+    x, y = regression(0, 3000)
+    x[2500, 1] = np.nan
+    model = counted_model()[0]
+    for block, restarts in ((1, 1), (50, 2)):
+        stream = jm.Stream.of_arrays((x, y), block=block)
+        method = jm.MAP(ADAM, steps=90, batch_size=101, restarts=restarts)
+        with pytest.raises(jm.FitError, match=r"\(rows \[2500\] of the data\), where x of the data is not finite"):
+            jm.fit(KEY, model, stream, method)
 
 
 def test_a_missing_number_that_was_not_trained_on_is_said():

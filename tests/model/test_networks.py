@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import optax
 import pytest
 from flax import linen, nnx
 
@@ -242,3 +243,81 @@ def test_networks_with_several_heads_go_to_a_likelihood_of_ones_own(unchecked):
     y = jnp.ones(5)
     expected = dist.Normal(X.sum(axis=1), jnp.exp(X[:, 0])).log_prob(y)
     np.testing.assert_allclose(model.log_likelihood(model.start, (X, y)), expected, rtol=1e-5)
+
+
+# Mixed precision and rematerialisation.
+
+
+class HalfNet(Net):
+    """Computes in bfloat16 by the dtype of its layers; its parameters are float32."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.a = nnx.Linear(2, 3, dtype=jnp.bfloat16, rngs=rngs)
+        self.b = nnx.Linear(3, 1, dtype=jnp.bfloat16, rngs=rngs)
+
+
+MIXED = {
+    "an option": lambda: jm.supervised(Net, jm.Gaussian(0.5), compute_dtype=jnp.bfloat16),
+    "the module's own": lambda: jm.supervised(HalfNet, jm.Gaussian(0.5)),
+    "a pair of functions": lambda: jm.supervised((pure_init, pure_apply), jm.Gaussian(0.5), compute_dtype=jnp.bfloat16),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_networks_compute_in_bfloat16_and_sum_in_float32(name):
+    model = MIXED[name]()
+    params, y = model.start, jnp.zeros(5)
+    program = str(jax.make_jaxpr(jax.grad(model.log_joint))(params, (X, y)))
+    products = [line for line in program.splitlines() if "dot_general[" in line]
+    assert products
+    assert all(":bf16[" in line for line in products)
+    outputs, values = model.apply(params, X), model.log_likelihood(params, (X, y))
+    assert outputs.dtype == values.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(jax.grad(model.log_joint)(params, (X, y)))} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(values, dist.Normal(outputs, 0.5).log_prob(y), rtol=1e-6)
+    full = jm.supervised((lambda key: params, as_network(Net).apply), jm.Gaussian(0.5)).apply(params, X)
+    np.testing.assert_allclose(outputs, full, rtol=0.05, atol=0.02)
+    assert np.any(outputs != full)
+
+
+def test_a_fit_in_mixed_precision_ends_where_the_other_does():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 2)).astype(np.float32)
+    data = x, np.sin(x[:, 0]) + 0.1 * rng.normal(size=64)
+    method = jm.MAP(optax.adam(optax.cosine_decay_schedule(0.03, 600)), steps=600, batch_size=16)
+    found = [
+        jm.fit(jax.random.key(0), jm.supervised(Net, jm.Gaussian(0.3), compute_dtype=compute), data, method)
+        for compute in (None, jnp.bfloat16)
+    ]
+    assert {leaf.dtype for leaf in jax.tree.leaves(found[1].mode)} == {jnp.dtype("float32")}
+    losses = [-point.info.log_likelihood / 64 for point in found]
+    assert abs(losses[0] - losses[1]) < 0.02
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_densities_in_half_precision_are_refused():
+    with pytest.raises(TypeError, match=r"Expected compute_dtype=jnp\.bfloat16 or None; got .*float16"):
+        jm.supervised(Net, jm.Gaussian(0.5), compute_dtype=jnp.float16)
+    model = jm.Model(log_likelihood=lambda w, y: -((w - y.astype(jnp.bfloat16)) ** 2).astype(jnp.bfloat16), init=1.0)
+    with pytest.raises(
+        TypeError, match="Expected log_likelihood in float32, in which examples are summed; got bfloat16"
+    ):
+        jm.fit(jax.random.key(0), model, np.ones(3, np.float32), jm.MAP())
+
+
+class RematNet(Net):
+    def __call__(self, x):
+        return self.b(nnx.remat(lambda layer, x: nnx.tanh(layer(x)))(self.a, x))
+
+
+@pytest.mark.parametrize(
+    "network", [RematNet, (pure_init, jax.checkpoint(pure_apply))], ids=["nnx.remat", "jax.checkpoint"]
+)
+def test_rematerialised_networks_take_the_same_steps(network):
+    plain = Net if network is RematNet else (pure_init, pure_apply)
+    models = [jm.supervised(net, jm.Gaussian(0.5), jm.Prior(dist.Normal(0.0, 1.0))) for net in (network, plain)]
+    data, method = (X, jnp.sin(X[:, 0])), jm.MAP(optax.adam(0.03), steps=30, batch_size=3)
+    again, once = (jm.fit(jax.random.key(0), model, data, method) for model in models)
+    np.testing.assert_allclose(again.info.history, once.info.history, rtol=1e-5)
+    assert "remat" in str(jax.make_jaxpr(jax.grad(models[0].log_joint))(models[0].start, data))

@@ -154,6 +154,17 @@ def test_any_optax_transformation_is_a_solver(fit, name):
     assert point.info.solver.startswith("optax ")
 
 
+def test_schedules_count_steps_and_updates_where_gradients_are_accumulated():
+    """A rate that is zero after two updates: the loss stands still after two steps, or after six with three each."""
+    model = jm.Model(log_likelihood=lambda w, y: -((w - y) ** 2), init=np.zeros((), "f"))
+    solver = optax.sgd(lambda count: jnp.where(count < 2, 0.1, 0.0))
+    for method, last in ((solver, 2), (optax.MultiSteps(solver, 3), 6)):
+        history = jm.fit(KEY, model, np.ones(6, "f"), jm.MLE(method, steps=12, batch_size=2)).info.history
+        assert len(np.unique(history)) == 3
+        assert np.all(history[last:] == history[-1])
+        assert history[last - 1] > history[last]
+
+
 # Randomness.
 
 
@@ -250,6 +261,7 @@ def test_a_failure_in_a_minibatch_is_found():
     error = failing(lambda p, y: p["w"] + 0.0 * jnp.log(y - p["w"]), {"w": 0.0}, optax.sgd(1.0), edges, batch_size=4)
     assert 5 <= error.step < 5 + 2 * 3
     assert "log_likelihood is nan for rows [" in str(error)
+    assert "of the batch (rows [7] of the data)" in str(error)
 
 
 def test_a_prior_that_becomes_nan_is_named():
@@ -275,6 +287,21 @@ def test_a_gradient_that_is_not_finite_names_its_term_and_leaf():
         lambda p, y: -((p["other"] - y) ** 2), init, optax.sgd(1.0), log_prior=lambda p: 4 * root(p["layer"]["v"])
     )
     assert "the gradient of log_prior is not finite in 'layer/v'" in str(error)
+
+
+def test_a_gradient_that_is_lost_while_it_is_accumulated_is_found_at_its_step():
+    """Value and coordinates stay finite until the fourth batch; the sum of the gradients does not."""
+    solver = optax.MultiSteps(optax.sgd(1.0), 4)
+    error = failing(lambda p, y: -jnp.sqrt(p["w"] ** 2) + 0 * y, {"w": 0.0}, solver, batch_size=2)
+    assert error.step == 0
+    assert "the gradient of log_likelihood is not finite in 'w'" in str(error)
+
+
+def test_a_memory_that_begins_infinite_is_no_failure():
+    """`reduce_on_plateau` begins with an infinite best value."""
+    solver = optax.chain(optax.sgd(0.05), optax.contrib.reduce_on_plateau(patience=3))
+    model = jm.Model(log_likelihood=lambda w, y: -((w - y) ** 2), init=np.zeros((), "f"))
+    assert abs(jm.fit(KEY, model, np.ones(4, "f"), jm.MAP(solver, steps=100)).mode - 1.0) < 1e-3
 
 
 @pytest.mark.parametrize("solver", [jm.Newton(), jm.LBFGS(), optax.adam(0.1)], ids=["Newton", "L-BFGS", "Adam"])

@@ -1,0 +1,70 @@
+"""Solvers as text: equal text for equal steps, another text for other ones, the same in every process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import optax
+
+from jaxmap.optimize import recipe_of
+from jaxmap.optimize.first_order import FirstOrder
+
+PEAK = 0.1
+
+
+def half(step):
+    return 0.5 * bent(step)
+
+
+def bent(step):
+    return jnp.where(step < 10, PEAK, PEAK / 2)
+
+
+def listed():
+    """Transformations that all differ."""
+    return [
+        optax.adam(1e-2),
+        optax.adam(2e-2),
+        optax.adamw(1e-2),
+        optax.adam(1e-2, b1=0.8),
+        optax.MultiSteps(optax.adam(1e-2), 3),
+        optax.MultiSteps(optax.adam(1e-2), 4),
+        optax.MultiSteps(optax.adam(2e-2), 3),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)),
+        optax.chain(optax.clip_by_global_norm(2.0), optax.adam(1e-2)),
+        optax.adam(optax.cosine_decay_schedule(1e-2, 100)),
+        optax.adam(optax.cosine_decay_schedule(1e-2, 200)),
+        optax.adam(optax.join_schedules([optax.linear_schedule(0.0, 1e-2, 10), half], [10])),
+        optax.adam(bent),
+        optax.adam(lambda step: 0.1 * step),
+        optax.adam(lambda step: 0.1 + step),
+    ]
+
+
+def recipes():
+    return [recipe_of(FirstOrder(transformation, 10)) for transformation in listed()]
+
+
+def test_other_solvers_have_other_recipes():
+    assert len(set(recipes())) == len(listed())
+    assert recipes() == recipes()
+    assert recipe_of(FirstOrder(optax.adam(1e-2), 10)) == recipe_of(FirstOrder(optax.adam(1e-2), 20))
+
+
+def test_global_variables_are_read_through_the_functions_that_name_them(monkeypatch):
+    before = dict(zip(listed(), recipes(), strict=True))
+    monkeypatch.setitem(globals(), "PEAK", 0.2)
+    changed = [a != b for a, b in zip(before.values(), recipes(), strict=True)]
+    assert [k for k, other in enumerate(changed) if other] == [11, 12]
+
+
+def test_the_recipe_is_the_same_in_another_process():
+    program = "from tests.optimize.test_recipe import recipes; print(*recipes(), sep='\\n')"
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == recipes()
