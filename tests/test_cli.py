@@ -65,6 +65,7 @@ def test_compare_prints_a_table_and_writes_the_report(tmp_path, capsys):
     assert json.loads((out / "record.json").read_text())["config"]["unit"] == "MPa"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["breast_cancer", "wine"])
 def test_compare_on_classes(data, tmp_path, capsys):
     pytest.importorskip("sklearn")

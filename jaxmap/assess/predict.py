@@ -15,7 +15,7 @@ from jaxmap.data import check_data
 from jaxmap.infer import Draws, GaussianPosterior, MixturePosterior
 from jaxmap.infer.point import check_counts
 from jaxmap.infer.posteriors import is_posterior
-from jaxmap.infer.problem import named_key
+from jaxmap.infer.problem import fold_in, named_key
 from jaxmap.model import Model
 from jaxmap.trees import cast_floats, float_dtype, has_tracers, named_leaves, precision_scope, settled, signature
 from jaxmap.types import Key
@@ -75,7 +75,7 @@ def predict(
         parts = _members(key, model, posterior, x, draws, how)
         members = settled(parts.members)
     chains = posterior.shape[0] if isinstance(posterior, Draws) else 1
-    return Predictive(parts.emission, members, parts.log_weights, jax.random.fold_in(key, 1), chains, parts.spread)
+    return Predictive(parts.emission, members, parts.log_weights, fold_in(key, 1), chains, parts.spread)
 
 
 def _check_posterior(model: Model, posterior: Any) -> None:

@@ -157,4 +157,4 @@ class Curved:
 
     @cached_property
     def _doubled(self) -> tuple[Any, Any]:
-        return doubled(self._at)
+        return self.problem.model.programs.jitted("doubled", doubled)(self._at)

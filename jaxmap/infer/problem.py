@@ -195,6 +195,10 @@ def computing_dtype(model: Model, precision: str | None) -> Any:
     return np.dtype(precision)
 
 
+fold_in = jax.jit(jax.random.fold_in)
+"""(key, number) -> key, in one program: it is asked for at every call of a verb."""
+
+
 def seeds_of(key: Key, count: int = 1, rank: int = 0) -> Seeds:
     """The seeds of independent members: member 0 gets the key, member k fold_in(key, k)."""
     folded = [key if k == 0 else jax.random.fold_in(key, k) for k in range(count)]
@@ -213,10 +217,7 @@ def named_key(key: Key, verb: str) -> Key:
     Raises:
         TypeError: something that is not a key of jax.random, or a traced one.
     """
-    return _fold_in(check_key(key, verb), np.uint32(zlib.crc32(verb.encode())))
-
-
-_fold_in = jax.jit(jax.random.fold_in)
+    return fold_in(check_key(key, verb), np.uint32(zlib.crc32(verb.encode())))
 
 
 @functools.cache

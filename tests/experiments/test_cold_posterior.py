@@ -3,6 +3,8 @@ import pytest
 
 from experiments import cold_posterior as experiment
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_temperature_has_its_row(record):
     assert sorted(zip(record.column("annotators"), record.column("T"), strict=True)) == [

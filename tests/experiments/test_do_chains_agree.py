@@ -5,6 +5,8 @@ import pytest
 from experiments import do_chains_agree as experiment
 from jaxmap.statistics import rhat
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 DRAWS = {name: RNG.normal(size=(4, 50, 5)) + 3 * RNG.normal(size=(4, 1, 5)) for name in ("kernel", "bias", "out")}
 

@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
 from experiments import evidence_chooses_the_prior as experiment
+
+pytestmark = pytest.mark.slow
 
 
 def test_evidence_is_highest_between_too_strong_and_too_weak_a_prior(record):

@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
 from experiments import full_bayes_is_never_sparse as experiment
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_mode_is_sparse(record):

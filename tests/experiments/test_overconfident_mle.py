@@ -3,6 +3,8 @@ import pytest
 
 from experiments import overconfident_mle as experiment
 
+pytestmark = pytest.mark.slow
+
 GAUSSIAN = [name for name in experiment.METHODS if "Laplace" in name]
 
 

@@ -159,6 +159,7 @@ def test_an_ensemble_of_chains_is_a_bayesian_deep_ensemble(network):
     assert len({np.asarray(jax.tree.leaves(m.draws)[1]).tobytes() for m in mixture.members}) == 3
 
 
+@pytest.mark.slow
 def test_it_is_compared(network):
     methods = {"MAP": jm.MAP(), "MCLMC": SHORT}
     table = jm.compare(KEY, network, ((ROWS[:40], TARGETS[:40]), (ROWS[40:], TARGETS[40:])), methods)

@@ -207,6 +207,7 @@ def test_nothing_is_traced_again_for_new_data_or_a_new_key():
     assert len(TRACES) == before
 
 
+@pytest.mark.slow
 def test_it_composes_with_ensembles_chains_and_predictions():
     ensemble = jm.fit(KEY, model(), (X, Y), jm.Ensemble(jm.Pathfinder(paths=2), members=2))
     assert [member.info.status for member in ensemble.members] == [Status.CONVERGED] * 2

@@ -335,6 +335,7 @@ def survives(folder, kills):
     check_equal(jm.fit(KEY, linear(), stream(), kept(), folder=folder), jm.fit(KEY, linear(), stream(), kept()))
 
 
+@pytest.mark.slow
 def test_killed_three_times_it_ends_with_the_same_bits(tmp_path):
     survives(tmp_path, 3)
 

@@ -74,6 +74,7 @@ def test_the_scales_follow_the_evidence_while_it_trains():
     np.testing.assert_allclose(in_order(found.scales), best()[0], rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curvature", ["diagonal", "kronecker"])
 def test_structured_evidences_have_their_own_best_scales(curvature):
     """The design is orthogonal, so that the diagonal is exact; one layer of a Gaussian is a Kronecker product."""
@@ -105,6 +106,7 @@ def logistic(scales):
     return jm.supervised(network, jm.Bernoulli(), jm.Prior(dist.Normal(0.0, scales)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["evidence", "validation"])
 def test_the_derivative_is_that_of_the_criterion(by):
     """Around the chosen scale the criterion, fitted anew at each, is highest."""

@@ -84,6 +84,7 @@ def test_few_draws_are_one_part():
     np.testing.assert_allclose(data.log_likelihood["y"], log_density(made_up(chains=1, count=7)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_loo_is_that_of_a_slow_computation(key):
     model = linear(2)
     draws = jm.fit(key, model, (X, Y), jm.NUTS(chains=2, warmup=200, draws=200))

@@ -141,6 +141,7 @@ def test_by_products_a_saddle_a_flat_direction_and_a_plateau_are_no_maxima(size)
     assert judged(lambda w: 0.0 * jnp.sum(w), np.zeros(size)).status is not Status.CONVERGED
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_are_many")
 @pytest.mark.parametrize("shape", [(60, 12), (30, 20)])
 def test_by_products_separated_classes_are_never_certified(shape):
