@@ -194,7 +194,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_draws(tmp_path):
     """SIGKILL, twenty times, each after a random time of sampling."""
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    environment = os.environ | {"PYTHONPATH": str(Path(jm.__file__).parents[1])}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(jm.__file__).parents[1]),
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+    }
 
     def begin(folder, name):
         command = [sys.executable, str(script), str(folder), str(tmp_path / name)]

@@ -311,8 +311,9 @@ def kept():
 
 def killed(folder, delay):
     """Start a fit in a process of its own, and kill it a while after its first chunk."""
+    alone = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # a kill may come while it is written
     worker = subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+        [sys.executable, "-c", WORKER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=alone
     )
     first = worker.stdout.readline()
     assert first.startswith("going"), first
@@ -333,11 +334,6 @@ def survives(folder, kills):
     assert begun[-1] > begun[0]
     assert step_of(folder) < STEPS
     check_equal(jm.fit(KEY, linear(), stream(), kept(), folder=folder), jm.fit(KEY, linear(), stream(), kept()))
-
-
-@pytest.mark.slow
-def test_killed_three_times_it_ends_with_the_same_bits(tmp_path):
-    survives(tmp_path, 3)
 
 
 @pytest.mark.slow
