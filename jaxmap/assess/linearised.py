@@ -264,4 +264,4 @@ def _bridge(mean: Any, covariance: Any) -> Any:
 
 def emitting(model: Model) -> Emission:
     """Member (outputs, learned values) -> distribution; one per model."""
-    return model.programs.setdefault("emission", Emission(lambda member: model.emission(*member)))  # type: ignore[misc]
+    return model.programs.made("emission", lambda: Emission(lambda member: model.emission(*member)))  # type: ignore[misc]

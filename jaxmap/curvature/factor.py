@@ -30,6 +30,17 @@ def scaled_spectrum(matrix: Float[np.ndarray, "p p"]) -> tuple[np.ndarray, np.nd
     Raises:
         SingularCurvatureError: entries that are not finite.
     """
+    scaled, scales = _scaled(matrix)
+    values, vectors = np.linalg.eigh(scaled)
+    return values, vectors, scales
+
+
+def scaled_eigenvalues(matrix: Float[np.ndarray, "p p"]) -> np.ndarray:
+    """The eigenvalues of `scaled_spectrum` alone."""
+    return np.linalg.eigvalsh(_scaled(matrix)[0])
+
+
+def _scaled(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not np.all(np.isfinite(matrix)):
         raise SingularCurvatureError(
             "Expected a finite curvature; got NaN or infinity in the second derivatives. "
@@ -37,8 +48,7 @@ def scaled_spectrum(matrix: Float[np.ndarray, "p p"]) -> tuple[np.ndarray, np.nd
         )
     diagonal = np.abs(np.diag(matrix))
     scales = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-    values, vectors = np.linalg.eigh(matrix / np.outer(scales, scales))
-    return values, vectors, scales
+    return matrix / np.outer(scales, scales), scales
 
 
 def flat_paths(vectors: np.ndarray, names: list[str]) -> tuple[str, ...]:

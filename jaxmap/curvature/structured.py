@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from jaxmap.curvature.factor import FLAT, SingularCurvatureError, scaled_spectrum
+from jaxmap.curvature.factor import FLAT, SingularCurvatureError, scaled_eigenvalues
 from jaxmap.curvature.layered import Factors, LayeredNetwork
 from jaxmap.curvature.precision import Diagonal, Kronecker, KroneckerBlock, LowRank
 
@@ -125,8 +125,7 @@ def _common_axes(
     scale = np.trace(wide) / len(wide) or 1.0
     other = np.mean(np.abs(prior)) or 1.0
     both = wide / scale + np.diag(np.abs(prior)) / other
-    values, _, _ = scaled_spectrum(both)
-    flat = values <= (_rounding(matrix) if np.any(prior == 0) else FLAT)
+    flat = scaled_eigenvalues(both) <= (_rounding(matrix) if np.any(prior == 0) else FLAT)
     if flat.any():
         raise SingularCurvatureError(_flat(int(flat.sum()), names(places.ravel())))
     inverse = np.linalg.inv(np.linalg.cholesky(both))

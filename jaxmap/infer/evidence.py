@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from jaxmap.curvature import LayeredNetwork, View, gauss_newton, kronecker_factors, layered_diagonal, negative_hessian
+from jaxmap.infer.prior_curvature import separable_diagonal
 from jaxmap.model import Density
 from jaxmap.types import Data
 
@@ -41,7 +41,7 @@ def log_det(
         return 2.0 * jnp.sum(jnp.log(jnp.diagonal(root)))
     view = View(density)
     here = network._replace(outputs=view.outputs(z))  # type: ignore[union-attr]
-    prior, emission = _prior_diagonal(density, z), density.model.emission
+    prior, emission = separable_diagonal(view, z), density.model.emission
     if structure == "diagonal":
         blocks, rest = layered_diagonal(here, emission, view.of(z), data)  # type: ignore[arg-type]
         terms = [jnp.log(block + prior[places]) for block, places in zip(blocks, here.positions, strict=True)]
@@ -61,9 +61,3 @@ def log_det(
 def curvature_matrix(density: Density, z: Any, data: Data, kind: str, weights: Any = None) -> Float[Array, "p p"]:
     """H, in ravel order."""
     return (gauss_newton if kind == "ggn" else negative_hessian)(density, z, data, weights)
-
-
-def _prior_diagonal(density: Density, z: Any) -> Float[Array, " p"]:
-    """The diagonal of the prior's curvature, for a prior that does not tie parameters together."""
-    ones = jax.tree.map(jnp.ones_like, z)
-    return ravel_pytree(jax.jvp(jax.grad(lambda v: -density.smooth_log_prior(v)), (z,), (ones,))[1])[0]

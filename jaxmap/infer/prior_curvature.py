@@ -8,6 +8,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from jaxmap.curvature import View
 from jaxmap.infer.curved import Curved
 from jaxmap.types import Data
 
@@ -34,7 +35,8 @@ def prior_diagonal(at: Curved) -> tuple[Float[np.ndarray, " p"], list[str]]:
         at: a density at a point.
     """
     if at.density.is_prior_separable:
-        return np.asarray(at.run("prior diagonal", lambda z, data: _Slope(at, z).along(jnp.ones_like)), np.float64), []
+        diagonal = at.run("prior diagonal", lambda z, data: separable_diagonal(at.view, z))
+        return np.asarray(diagonal, np.float64), []
     if len(at.positions) > FORMED_UP_TO:
         return _probed(at)
     matrix = at.of_prior()
@@ -43,27 +45,26 @@ def prior_diagonal(at: Curved) -> tuple[Float[np.ndarray, " p"], list[str]]:
     return diagonal, [] if tie <= ROUNDING * np.abs(diagonal).max(initial=0.0) else [TIED]
 
 
-class _Slope:
-    """The gradient of -log prior along the leaves that move, to be differentiated again."""
+def separable_diagonal(view: View, z: Any) -> Float[Array, " p"]:
+    """The diagonal of the curvature of -log prior along the leaves that move, for a prior that ties none together."""
+    return _along(view, z, jnp.ones_like(ravel_pytree(view.of(z))[0]))
 
-    def __init__(self, at: Curved, z: Any):
-        self.moving = at.view.of(z)
-        self.slope = jax.grad(lambda m: -at.density.smooth_log_prior(at.view.into(z, m)))
-        self.flat, self.unravel = ravel_pytree(self.moving)
 
-    def along(self, direction: Any) -> Float[Array, " p"]:
-        """The curvature times a vector, which is made like the coordinates."""
-        moves = self.unravel(direction(self.flat))
-        return ravel_pytree(jax.jvp(self.slope, (self.moving,), (moves,))[1])[0]
+def _along(view: View, z: Any, direction: Float[Array, " p"]) -> Float[Array, " p"]:
+    """The curvature of -log prior times a vector."""
+    moving = view.of(z)
+    moves = ravel_pytree(moving)[1](direction)
+    slope = jax.grad(lambda m: -view.density.smooth_log_prior(view.into(z, m)))
+    return ravel_pytree(jax.jvp(slope, (moving,), (moves,))[1])[0]
 
 
 def _probed(at: Curved) -> tuple[np.ndarray, list[str]]:
     def probe(z: Any, data: Data) -> Any:
-        slope = _Slope(at, z)
+        flat = ravel_pytree(at.view.of(z))[0]
 
         def one(key: Any) -> Any:
-            signs = jax.random.rademacher(key, slope.flat.shape, slope.flat.dtype)
-            return signs * slope.along(lambda _: signs)
+            signs = jax.random.rademacher(key, flat.shape, flat.dtype)
+            return signs * _along(at.view, z, signs)
 
         keys = jax.random.split(jax.random.key(0), PROBES)
         first = one(keys[0])
@@ -74,7 +75,7 @@ def _probed(at: Curved) -> tuple[np.ndarray, list[str]]:
             apart = jnp.maximum(apart, jnp.max(jnp.abs(found - first) - 1e-9 * jnp.abs(first)))
             return (total + found, apart, jnp.maximum(largest, jnp.max(jnp.abs(found)))), None
 
-        begin = (first, jnp.zeros((), slope.flat.dtype), jnp.max(jnp.abs(first), initial=0.0))
+        begin = (first, jnp.zeros((), flat.dtype), jnp.max(jnp.abs(first), initial=0.0))
         (total, apart, largest), _ = jax.lax.scan(look, begin, keys[1:])
         return first, total / PROBES, apart <= ROUNDING * largest
 

@@ -181,11 +181,9 @@ class Watch:
 
     def scores(self, z: Any) -> np.ndarray:
         """The mean negative log-likelihood of the held-out examples, per member."""
-        name, programs = ("held out", self.density, self.members > 1), self.density.model.programs
-        if name not in programs:
-            together = jax.vmap(self._sums, in_axes=(0, None, None)) if self.members > 1 else self._sums
-            programs[name] = jax.jit(together)
-        program, total = programs[name], np.zeros(self.members)
+        together = jax.vmap(self._sums, in_axes=(0, None, None)) if self.members > 1 else self._sums
+        program = self.density.model.programs.jitted(("held out", self.density, self.members > 1), together)
+        total = np.zeros(self.members)
         for data, weights in self._parts():
             total += np.asarray(program(z, data, weights), np.float64).reshape(self.members, -1).sum(axis=1)
         return -total / num_examples(self.monitor.held_out)

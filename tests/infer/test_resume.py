@@ -283,10 +283,10 @@ def test_a_state_in_bfloat16_is_kept(tmp_path, each_chunk):
 
 # Kills.
 
-STEPS = 40_000
+STEPS = 100_000
 
 WORKER = """
-import sys, jax, numpy as np
+import sys, time, jax, numpy as np
 from jaxmap.infer import journal
 from jaxmap.optimize.progress import Progress
 import importlib
@@ -299,6 +299,7 @@ def update(self, done, note=""):
     if not said:
         print("going", done, flush=True)
     said.append(done)
+    time.sleep(0.02)  # twenty lives must not reach the end, however fast the machine
 Progress.update = update
 jm.fit(KEY, linear(), stream(), kept(), folder=sys.argv[1])
 print("done", flush=True)

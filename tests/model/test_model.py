@@ -1,5 +1,7 @@
 """Model: pure functions, checked when they are put together."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -220,3 +222,18 @@ def test_a_log_density_returns_a_scalar(log_density, unchecked):
 def test_a_log_density_is_a_function(unchecked):
     with pytest.raises(TypeError, match="Expected"):
         jm.from_log_density(3.0, init=1.0)
+
+
+# what is kept with a model
+
+
+def test_what_is_kept_with_a_model_is_made_once_and_is_not_another_models():
+    model = jm.Model(log_likelihood=lambda p, y: y * p, init=np.zeros(()))
+    made = []
+    for _ in range(2):
+        assert model.programs.made("answer", lambda: made.append(1) or 42) == 42
+        program = model.programs.jitted("twice", lambda x: 2 * x)
+    assert made == [1]
+    assert program is model.programs.jitted("twice", lambda x: 3 * x)
+    assert float(program(1.0)) == 2.0
+    assert not replace(model, init=np.ones(())).programs
