@@ -15,7 +15,10 @@ factor W / B, which is N / (64 B), and the prior is counted once: a weight decay
 deep-learning code writes it, is `jm.weight_decay(d, per="mean", num_examples=N)` with N = 64 W, and s = 1 / sqrt(N d).
 The optimizer sees nats per window; Adam does not mind, and the bound on the gradient is set per character.
 
-The last tenth of the text is scored, whole; s is chosen on the twentieth before it, which no network is fitted to.
+How far back a character's window reaches depends on where the text is cut. Every epoch cuts it elsewhere (a
+`jm.Stream`), so that what is maximised is the mean of that log-likelihood over the 64 ways to cut: N stays what it is.
+
+The last tenth of the text is scored, whole; s is chosen on the first twentieth, which no network is fitted to either.
 Without Tiny Shakespeare (`../shared/data/text`) the text is that of Python's manual as it ships in `pydoc_data.topics`.
 
     python -m experiments.language_model --save FOLDER
@@ -23,7 +26,7 @@ Without Tiny Shakespeare (`../shared/data/text`) the text is that of Python's ma
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,7 +71,7 @@ TINY |= {"scales": (0.03, 1.0), "members": 2, "drawn": 30, "most": 20_000}
 
 SHAKESPEARE = "text/tinyshakespeare.txt"
 SCORED, CHOOSING = 0.1, 0.05
-"""Shares of the text: the last one is scored, the one before it chooses the prior."""
+"""Shares of the text: the last part is scored, the first one chooses the prior."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,13 @@ class Text:
     Attributes:
         name: where it comes from.
         characters: number k stands for the k-th.
-        fitted, choosing, scored: its three parts.
+        choosing, fitted, scored: its three parts.
     """
 
     name: str
     characters: str
-    fitted: np.ndarray
     choosing: np.ndarray
+    fitted: np.ndarray
     scored: np.ndarray
 
     def read(self, numbers: np.ndarray) -> str:
@@ -110,7 +113,7 @@ def read_text(name: str, most: int) -> Text:
         content = Path(name).read_text(encoding="utf-8")
     content = content[: most or None]
     characters, numbers = np.unique(list(content), return_inverse=True)
-    ends = [int(len(numbers) * (1 - share)) for share in (SCORED + CHOOSING, SCORED)]
+    ends = [int(len(numbers) * share) for share in (CHOOSING, 1 - SCORED)]
     return Text(Path(name).stem, "".join(characters), *np.split(numbers.astype(np.int32), ends))
 
 
@@ -118,6 +121,18 @@ def windows(text: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut a text end to end: characters seen, and those that follow, (W, context); what fills no window is left."""
     count = (len(text) - 1) // context * context
     return text[:count].reshape(-1, context), text[1 : count + 1].reshape(-1, context)
+
+
+def cut_anew(text: np.ndarray, context: int, seed: int) -> jm.Stream:
+    """The same number of windows in every epoch, cut at another place and in another order; at the beginning first."""
+    count = (len(text) - context) // context
+
+    def epoch(number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        rng = np.random.default_rng([seed, number])
+        begin, order = rng.integers(context) if number else 0, rng.permutation(count)
+        yield tuple(part[:count][order] for part in windows(text[begin:], context))  # type: ignore[misc]
+
+    return jm.Stream.of_batches(epoch, count)
 
 
 def make_model(config: Config, vocabulary: int, scale: float | None) -> jm.Model:
@@ -160,7 +175,7 @@ class Reader:
 def run(config: Config) -> Record:
     """MLE, MAP for every scale, and an ensemble at the scale that reads the choosing text best."""
     text, key = read_text(config.text, config.most), jax.random.key(config.seed)
-    data = windows(text.fitted, config.context)
+    data = cut_anew(text.fitted, config.context, config.seed)
     free = make_model(config, len(text.characters), None)
     reader = Reader(free.apply, config.context)  # type: ignore[arg-type]
     points = {"MLE": jm.fit(key, free, data, make_method(config, jm.MLE))}
@@ -178,11 +193,18 @@ def run(config: Config) -> Record:
     together = np.stack([reader(member.mode, text.scored) for member in members])
     logs["Ensemble"] = logsumexp(together, axis=0) - np.log(len(members))
     fits = {name: [point] for name, point in points.items()} | {"Ensemble": members}
-    rows = [row_of(name, fits[name], logs, chosen_by, data[0].size, config) for name in fits]
+    rows = [row_of(name, fits[name], logs, chosen_by, len(data) * config.context, config) for name in fits]
     begun = text.scored[: config.context]
     drawn = generate(key, free.apply, members[0].mode, begun, config.drawn, config.context)
-    notes = (*sentences(rows, best, text, data[0]), "A sample, begun with the scored text:", "", text.read(drawn))
-    title = f"Next characters of {text.name}: {len(text.scored) - 1:,} scored, {data[0].size:,} learnt from"
+    notes = (
+        *sentences(rows, best, text, config.context * len(data)),
+        "A sample, begun with the scored text:",
+        "",
+        text.read(drawn),
+    )
+    title = (
+        f"Next characters of {text.name}: {len(text.scored) - 1:,} scored, {config.context * len(data):,} learnt from"
+    )
     histories = {name: point.info.history / config.context for name, point in points.items()}
     return Record(title, config, rows, lambda: draw(rows, histories), notes)
 
@@ -211,13 +233,13 @@ def row_of(
     }
 
 
-def sentences(rows: list[dict[str, Any]], best: float, text: Text, seen: np.ndarray) -> tuple[str, ...]:
+def sentences(rows: list[dict[str, Any]], best: float, text: Text, count: int) -> tuple[str, ...]:
     """What the numbers say."""
     by = {row["method"]: row for row in rows}
     chosen = by[named(best)]
     told = "no worse" if chosen["from MLE"] <= 2 * chosen["se"] else "worse"
     return (
-        f"N = {seen.size:,} characters in {len(seen):,} windows; {len(text.characters)} different ones.",
+        f"N = {count:,} characters; {len(text.characters)} different ones.",
         f"Nats and bits per character of the scored text. s = {best:g} reads the choosing text best; it is {told} than "
         f"MLE: {chosen['from MLE']:+.4f} ± {chosen['se']:.4f} nats.",
         f"The ensemble: {by['Ensemble']['from MLE']:+.4f} ± {by['Ensemble']['se']:.4f} nats from MLE.",

@@ -72,15 +72,15 @@ class Transformer(nnx.Module):
         spread = SPREAD / (2 * layers) ** 0.5
         self.blocks = nnx.List([Block(width, heads, spread, rngs) for _ in range(layers)])
         self.last_norm = nnx.LayerNorm(width, use_bias=False, rngs=rngs)
-        self.head = dense(width, vocabulary, rngs)
 
     def __call__(self, text: Any) -> Any:
         # A product, not a look-up: the gradient of a look-up adds rows one by one on a CPU.
-        seen = jax.nn.one_hot(text, self.vocabulary, dtype=self.characters[...].dtype)
-        x = seen @ self.characters[...] + self.positions[...][None, : text.shape[1]]
+        table = self.characters[...]
+        x = jax.nn.one_hot(text, self.vocabulary, dtype=table.dtype) @ table
+        x = x + self.positions[...][None, : text.shape[1]]
         for block in self.blocks:
             x = block(x)
-        return self.head(self.last_norm(x))
+        return self.last_norm(x) @ table.T  # one table for what comes in and what goes out (Press and Wolf, 2017)
 
 
 def generate(key: Any, apply: Any, params: Any, prompt: np.ndarray, length: int, context: int) -> np.ndarray:
