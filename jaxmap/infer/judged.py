@@ -17,7 +17,7 @@ from jaxmap.optimize import (
     certify,
     slope_at,
 )
-from jaxmap.optimize.certificate import DENSE_UP_TO
+from jaxmap.optimize.certificate import DENSE_UP_TO, within_reach
 from jaxmap.trees import take
 from jaxmap.types import Certificate, Info, Status
 
@@ -72,9 +72,14 @@ def judge(density: Density, problem: Problem, runs: Climbs, row: int) -> Judged:
 
 
 def judge_at(density: Density, problem: Problem, z: Any, code: int, worth: float = np.inf) -> Judged:
-    """Certify a point and total its density; `worth` gradients may be spent on Hessian-vector products."""
+    """Certify a point and total its density; `worth` gradients may be spent on Hessian-vector products.
+
+    Where no certificate is within reach, as of a network after a few epochs, a pass in float64 could cost more than the
+    training did: then the totals are those of the fit's own precision.
+    """
     resolution = float(jnp.finfo(problem.dtype).eps)
-    slope = slope_at(density, z, problem.data)
+    within = within_reach(problem.num_params, worth) or density.kinks(z) is not None  # kinks may hold most of them
+    slope = slope_at(density, z, problem.data, double=within)
     augmented = isinstance(problem.data, Stream) and problem.data.augmented
     if problem.model.train is None and not augmented:
         certificate, status = certify(density, z, problem.data, resolution=resolution, slope=slope, worth=worth)

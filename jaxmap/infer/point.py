@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmap.curvature import has_outputs
+from jaxmap.curvature import examples_at_a_time, has_outputs
+from jaxmap.data import num_examples
 from jaxmap.infer.climb_journal import ClimbJournal
 from jaxmap.infer.diverged import failure
 from jaxmap.infer.held_out import by_held_out
@@ -28,6 +29,7 @@ from jaxmap.optimize import (
     maximize,
     recipe_of,
 )
+from jaxmap.optimize.slope import likelihood_slope
 from jaxmap.trees import named_leaves, settled, take
 from jaxmap.types import Seeds, Status
 
@@ -254,17 +256,27 @@ VANISHED = 1e-9
 
 
 def prior_only(problem: Problem, density: Density) -> list[str]:
-    """Leaves along which the likelihood has no slope at all, at a random point near the start."""
+    """Leaves along which the likelihood has no slope at all, at a random point near the start, in bounded memory.
+
+    Most models show a slope along every leaf on a part of the examples; only where they do not, all are asked.
+    """
 
     def slope(z: Any, data: Any) -> Any:
-        return jax.grad(lambda v: jnp.sum(density.log_likelihoods(v, data)))(z)
+        return likelihood_slope(density, z, data)[1]
 
     rng = np.random.default_rng(0)
-    start = problem.model.start_unconstrained(problem.dtype)
+    start, data = problem.model.start_unconstrained(problem.dtype), problem.sample
     moved = jax.tree.map(lambda v: v + jnp.asarray(rng.uniform(-0.1, 0.1, v.shape), v.dtype), start)
     program = problem.model.programs.jitted(("likelihood slope", density), slope)
-    found = program(moved, problem.sample)
-    return [path for path, leaf in named_leaves(found) if not np.any(np.asarray(leaf))]
+    part = examples_at_a_time(lambda batch: density.log_likelihoods(moved, batch), data)
+    few = jax.tree.map(lambda leaf: leaf[:part], data)
+    untouched: list[str] = []
+    for batch in (few, data) if part < num_examples(data) else (data,):
+        found = program(moved, batch)
+        untouched = [path for path, leaf in named_leaves(found) if not np.any(np.asarray(leaf))]
+        if not untouched:
+            break
+    return untouched
 
 
 def check_counts(**counts: int | None) -> None:

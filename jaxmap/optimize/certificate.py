@@ -100,10 +100,10 @@ def certify(
     if isinstance(data, Stream) and (held.size > DENSE_UP_TO or 3 * held.size + CORNERS > worth):
         return Certificate(relative, held=held_paths), Status.STEPS_EXHAUSTED
     if held.size - held.sum() > DENSE_UP_TO:
-        most = min(MOST_PRODUCTS, worth / 3 - vectors_of(held.size, held.size))
-        if most < FEWEST_PRODUCTS:
+        most = affordable_products(held.size, worth)
+        if not most:
             return Certificate(relative, held=held_paths), Status.STEPS_EXHAUSTED
-        certificate, status = _by_products(density, z, cast(Data, data), slope, resolution, int(most))
+        certificate, status = _by_products(density, z, cast(Data, data), slope, resolution, most)
         return replace(certificate, held=held_paths), status
     if not isinstance(data, Stream) and is_concave(density, data, strongly=True) and not held.any():
         bound = _bound(density, z, data, slope)
@@ -115,6 +115,17 @@ def certify(
     certificate, status = point.judge(np.asarray(slope.residual, np.float64), relative, matrix, resolution)
     certificate = replace(certificate, held=held_paths)
     return point.walk(matrix, slope, certificate) if status is Status.CONVERGED else (certificate, status)
+
+
+def affordable_products(size: int, worth: float) -> int:
+    """Hessian-vector products that the decrement of so many parameters may take; 0 where they are not worth it."""
+    most = min(MOST_PRODUCTS, worth / 3 - vectors_of(size, size))
+    return 0 if most < FEWEST_PRODUCTS else int(most)
+
+
+def within_reach(size: int, worth: float) -> bool:
+    """Whether a point of so many parameters can get a certificate at all for what so many gradients cost."""
+    return size <= DENSE_UP_TO or affordable_products(size, worth) > 0
 
 
 def _bound(density: Density, z: Any, data: Data, slope: Slope) -> Certificate:

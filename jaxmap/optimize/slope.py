@@ -1,4 +1,4 @@
-"""The slope of a density at a point, over all examples, in float64 whatever the fit computed in."""
+"""The slope of a density at a point, over all examples, in float64 unless it is not worth it."""
 
 import contextlib
 from collections.abc import Callable
@@ -26,7 +26,7 @@ SWEEP_BYTES = 2**23
 
 
 class Slope(NamedTuple):
-    """The density at a point, over all examples, in float64; totals in nats.
+    """The density at a point, over all examples; totals in nats.
 
     Attributes:
         log_likelihood, log_prior: of the model, the prior also where it is not maximised.
@@ -46,17 +46,17 @@ class Slope(NamedTuple):
     relative: Any
 
 
-def slope_at(density: Density, z: Any, data: Data | Stream) -> Slope:
-    """Evaluate density and gradient at z, in bounded memory, in float64."""
+def slope_at(density: Density, z: Any, data: Data | Stream, *, double: bool = True) -> Slope:
+    """Evaluate density and gradient at z, in bounded memory, in float64 or else in the precision of z."""
     if isinstance(data, Stream):
-        likelihood, gradient = _swept(density, z, data)
+        likelihood, gradient = _swept(density, z, data, double)
         program = _program(density, "slope of sums", lambda z, sums: slope_of_sums(density, z, *sums))
         found = in_double(program, z, (np.asarray(likelihood), gradient))
     else:
         program = _program(
             density, "slope", lambda z, data: slope_of_sums(density, z, *likelihood_slope(density, z, data))
         )
-        found = in_double(program, z, data)
+        found = in_double(program, z, data) if double else program(z, data)
     return Slope(*(np.asarray(v) for v in found))
 
 
@@ -75,16 +75,27 @@ def slope_of_sums(density: Density, z: Any, likelihood: Any, gradient: Any) -> S
     return Slope(likelihood, prior, value, gradient, held, residual, scaled_gradient(unravel(residual), z, value))
 
 
-def likelihood_slope(density: Density, z: Any, data: Data) -> tuple[Any, Any]:
-    """The summed log-likelihood and its gradient, in bounded memory."""
+def likelihood_slope(density: Density, z: Any, data: Data, counted: Any = None) -> tuple[Any, Any]:
+    """The summed log-likelihood and its gradient, in bounded memory.
+
+    Args:
+        density: whose likelihood it is.
+        z: where.
+        data: examples.
+        counted: how often each counts; once if left out.
+    """
 
     def part(batch: Data, weights: Any) -> Any:
+        examples, given = batch
+
         def likelihood(z: Any) -> Any:
-            return jnp.sum(jnp.where(weights > 0, density.log_likelihoods(z, batch), 0.0))
+            values = density.log_likelihoods(z, examples)
+            return weighted_sum((weights if given is None else weights * given).astype(values.dtype), values)
 
         return jax.value_and_grad(likelihood)(z)
 
-    return sum_over_examples(part, data, examples_at_a_time(lambda batch: density.log_likelihoods(z, batch), data))
+    chunk = examples_at_a_time(lambda batch: density.log_likelihoods(z, batch), data)
+    return sum_over_examples(part, (data, counted), chunk)
 
 
 def summed(density: Density, name: str, make: Callable[[Density], Any], z: Any, data: Data | Stream, *more: Any) -> Any:
@@ -117,19 +128,17 @@ def _parts(stream: Stream) -> Ahead[Batch]:
     return Ahead(stream.sweep(size), lambda: precision_scope(stream.dtype))
 
 
-def _swept(density: Density, z: Any, stream: Stream) -> tuple[Any, Any]:
-    """The same sums over a stream: each part in float64, and so their sum."""
+def _swept(density: Density, z: Any, stream: Stream, double: bool) -> tuple[Any, Any]:
+    """The same sums over a stream, those of its parts added in float64."""
 
     def part(z: Any, batch: Data, weights: Any) -> Any:
-        def likelihood(z: Any) -> Any:
-            return weighted_sum(weights, density.log_likelihoods(z, batch))
-
-        return jax.value_and_grad(likelihood)(z)
+        return likelihood_slope(density, z, batch, weights)
 
     program, total = _program(density, "swept", part), None
     with contextlib.closing(_parts(stream)) as batches:
         for batch, weights in batches:
-            found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), in_double(program, z, batch, weights))
+            made = in_double(program, z, batch, weights) if double else program(z, batch, weights)
+            found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), made)
             total = found if total is None else jax.tree.map(np.add, total, found)
     return total  # type: ignore[return-value]
 

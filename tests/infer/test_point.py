@@ -8,6 +8,10 @@ import pytest
 
 import jaxmap as jm
 from jaxmap import Status
+from jaxmap.curvature import examples_at_a_time
+from jaxmap.infer.point import prior_only
+from jaxmap.infer.problem import Problem
+from jaxmap.model import Density
 
 KEY = jax.random.key(0)
 
@@ -143,3 +147,20 @@ def test_a_weak_prior_whose_bound_decides_nothing_is_looked_at_closely():
     path = jm.path(KEY, lambda s: _lasso(jm.weight_decay(s))[0], _lasso(jm.flat)[1], [1e-40], precision="float64")
     assert path.statuses == (jm.Status.CONVERGED,)
     assert path.certificates[0].smallest_curvature > 0.1
+
+
+@pytest.mark.parametrize("informative", [0, 299])
+def test_a_slope_that_only_the_last_examples_show_is_seen(informative):
+    """Examples so large that a part of them is asked first."""
+
+    def log_likelihood(p, batch):
+        x, y = batch
+        wide = jnp.zeros((1, 2**17)) + x[:, None]
+        return -((y - p["a"] - p["b"] * jnp.mean(wide, axis=1)) ** 2)
+
+    x = np.zeros(300)
+    x[informative] = 1.0
+    model = jm.Model(log_likelihood=log_likelihood, init={"a": 0.0, "b": 0.0, "c": 0.0})
+    problem = Problem.of(model, (x, np.zeros(300)))
+    assert prior_only(problem, Density(model, prior=False)) == ["c"]
+    assert examples_at_a_time(lambda batch: log_likelihood(model.start, batch), problem.data) < 299

@@ -9,6 +9,9 @@ import pytest
 
 import jaxmap as jm
 from jaxmap import Status
+from jaxmap.model import Density
+from jaxmap.optimize import slope_at
+from jaxmap.optimize.certificate import within_reach
 
 KEY = jax.random.key(0)
 
@@ -202,3 +205,23 @@ def test_a_curvature_that_does_not_last_is_no_certificate():
     """Near the mode of exp(-w^4) the curvature 12 w^2 vanishes: a Gaussian of it would have a width of thousands."""
     model = jm.from_log_density(lambda w: -(w**4), init=0.5)
     assert jm.fit(KEY, model, None, jm.MAP(), precision="float64").info.status is not Status.CONVERGED
+
+
+def test_only_what_can_be_certified_is_worth_float64():
+    assert within_reach(1500, worth=1.0)
+    assert not within_reach(10_000, worth=1.5)
+    assert within_reach(10_000, worth=np.inf)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_slope_in_the_precision_of_the_fit_is_the_same_to_rounding(streamed):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 3)).astype(np.float32), rng.integers(0, 2, 300)
+    linear = (lambda key: jnp.zeros(3), lambda b, x: x @ b)
+    density = Density(jm.supervised(linear, jm.Bernoulli(), jm.Prior(dist.Normal(0.0, 1.0))))
+    data = jm.Stream.of_arrays((x, y)).in_dtype(np.dtype("float32")) if streamed else (x, y)
+    z = jnp.array([0.5, -1.0, 2.0])
+    double, single = (slope_at(density, z, data, double=double) for double in (True, False))
+    assert double.value.dtype == np.float64
+    for a, b in zip(double, single, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4)
