@@ -90,8 +90,9 @@ class Stream:
         for bit, equal epochs must give equal examples.
 
         Args:
-            batches: epoch -> iterable of pytrees like data in memory (a generator function, a grain pipeline), or
-                something that can be iterated again and again (a list of batches, a loader).
+            batches: epoch -> iterable of pytrees like data in memory (a generator function, or a pipeline of grain,
+                `lambda epoch: grain.MapDataset.source(rows).seed(epoch).shuffle().batch(256)`), or something that can
+                be iterated again and again (a list of batches, a loader).
             num_examples: examples in an epoch, which every one must have.
             augmented: say True where the function changes examples at random (flips, crops, noise), as a function of
                 the epoch. What is maximised is then log_prior + sum over the n examples of the mean of log p over their

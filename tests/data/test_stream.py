@@ -2,6 +2,7 @@
 
 import time
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +44,12 @@ def in_pieces(n, length, epochs=None):
     return epoch_of
 
 
+def through_grain(n, length):
+    """A pipeline of grain's, shuffled anew in each epoch."""
+    rows = list(zip(*numbered(n), strict=True))
+    return lambda epoch: grain.MapDataset.source(rows).seed(epoch).shuffle().batch(length)
+
+
 @each_length
 def test_arrays_are_served_in_the_order_of_memory(n, batch_size, key):
     plan, stream = BatchPlan(n, batch_size), jm.Stream.of_arrays(numbered(n))
@@ -61,6 +68,7 @@ STREAMS = {
     "arrays": lambda n: jm.Stream.of_arrays(numbered(n)),
     "arrays in blocks": lambda n: jm.Stream.of_arrays(numbered(n), block=min(4, n)),
     "a function": lambda n: jm.Stream.of_batches(in_pieces(n, 5), n),
+    "a pipeline of grain": lambda n: jm.Stream.of_batches(through_grain(n, 5), n),
     "a list": lambda n: jm.Stream.of_batches(list(in_pieces(n, 5)(0)), n),
 }
 each_stream = pytest.mark.parametrize("name", STREAMS)
