@@ -135,17 +135,16 @@ def _shared(model: Model, z: Any, x: Any) -> tuple[Callable[[Any, Any], Any], Ca
 def _closed_gaussian(model: Model, found: OutputGaussian) -> Parts | None:
     """One Gaussian per input, N(f, s^2 + J C J'), where y is Gaussian with a scale that does not depend on u."""
     name = ("closed Gaussian", found.mean.shape[1])
-    programs = model.programs.made(name, lambda: _gaussian_programs(model, found))
-    if programs is None:
+    program = model.programs.made(name, lambda: _gaussian_program(model, found))
+    if program is None:
         return None
-    moves, convolve = programs
-    if moves(found.mean, found.covariance):
+    moves, loc, scale, variance = program(found.mean, found.covariance)
+    if moves:
         return None
-    loc, scale, variance = convolve(found.mean[None], found.covariance[None])
     return Parts(CLOSED, (loc, scale), equal_weights(1), np.asarray(variance, np.float64))
 
 
-def _gaussian_programs(model: Model, found: OutputGaussian) -> tuple[Any, Any] | None:
+def _gaussian_program(model: Model, found: OutputGaussian) -> Any:
     """Whether the scale moves with u, and the Gaussian with f integrated out; None where y is not Gaussian."""
 
     def parts(u: Any) -> Any:
@@ -165,7 +164,10 @@ def _gaussian_programs(model: Model, found: OutputGaussian) -> tuple[Any, Any] |
         variance = jnp.einsum("ok,kl,ol->o", jacobian, covariance, jacobian).reshape(loc[0].shape)
         return loc[0], jnp.sqrt(scale[0] ** 2 + variance), variance
 
-    return jax.jit(moves), jax.jit(jax.vmap(jax.vmap(one)))
+    def convolve(means: Any, covariances: Any) -> Any:
+        return moves(means, covariances), *(leaf[None] for leaf in jax.vmap(one)(means, covariances))
+
+    return jax.jit(convolve)
 
 
 def _sampled(key: Key, model: Model, found: OutputGaussian, draws: int) -> Parts:
@@ -227,8 +229,8 @@ def _closed_classes(model: Model, found: OutputGaussian, how: str) -> Parts:
             mean, covariance = mean * signs, covariance * jnp.outer(signs, signs)
         return (_probit if how == "probit" else _bridge)(mean, covariance)
 
-    program = model.programs.jitted((how, width), jax.vmap(jax.vmap(one)))
-    probs, spread = program(found.mean[None], found.covariance[None])
+    each = lambda means, covariances: jax.tree.map(lambda leaf: leaf[None], jax.vmap(one)(means, covariances))  # noqa: E731
+    probs, spread = model.programs.jitted((how, width), each)(found.mean, found.covariance)
     return Parts(OVER_CLASSES[width == 1], probs, equal_weights(1), np.asarray(spread, np.float64))
 
 

@@ -122,6 +122,9 @@ def _common_axes(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """B, a, b with B' matrix B = diag(a) >= 0 and, for a prior that nowhere is negative, B' diag(prior) B = diag(b)."""
     wide = np.asarray(matrix, np.float64)
+    if prior.min() > 0 and np.ptp(prior) == 0:  # as of one Gaussian: any axes are the prior's, so those of the matrix
+        a, axes = np.linalg.eigh(wide)
+        return axes, np.maximum(a, 0.0), prior
     scale = np.trace(wide) / len(wide) or 1.0
     other = np.mean(np.abs(prior)) or 1.0
     both = wide / scale + np.diag(np.abs(prior)) / other

@@ -51,7 +51,7 @@ def check_data(data: Data, *, name: str = "data", dtype: Any = None) -> Data:
         )
     if lengths and not all(lengths.values()):
         raise ValueError(f"Expected {name} with at least one example; got none. Check the filter that made it.")
-    arrays = jax.tree.map(lambda leaf: _on_device(leaf, dtype), data)
+    arrays = jax.device_put(jax.tree.map(lambda leaf: _own(leaf, dtype), data))
     arrays = arrays if dtype is None else cast_floats(arrays, dtype)
     for (path, given), (_, kept) in zip(named_leaves(data), named_leaves(arrays), strict=True):
         _refuse_overflow(np.asarray(given), np.asarray(kept), leaf_name(path, name))
@@ -105,12 +105,12 @@ def leaf_name(path: str, name: str = "data") -> str:
     return pair.get(path, f"{name}[{path!r}]" if path else name)
 
 
-def _on_device(leaf: Any, dtype: Any) -> jax.Array:
-    """A jax array of its own, that later changes of the user's array do not reach."""
+def _own(leaf: Any, dtype: Any) -> Any:
+    """An array that later changes of the user's do not reach."""
     if dtype is None or isinstance(leaf, jax.Array) or np.asarray(leaf).dtype.kind != "f":
         return jnp.asarray(leaf)
     with np.errstate(over="ignore"):  # numbers too large for the dtype are refused in words
-        return jax.device_put(np.array(leaf, dtype))  # one copy; jnp.asarray makes two
+        return np.array(leaf, dtype)  # one copy; jnp.asarray makes two
 
 
 def _numeric(leaf: Any, where: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from jaxmap.curvature import View, examples_at_a_time, ggn, hessian, negative_he
 from jaxmap.infer.problem import Problem
 from jaxmap.model import Density, weighted_sum
 from jaxmap.optimize.certificate import EXAMPLES_AT_A_TIME, coordinate_paths
-from jaxmap.trees import doubled, in_double, signature
+from jaxmap.trees import cast_floats, doubled, in_double, signature
 from jaxmap.types import Data
 
 SCORE_NUMBERS = 2**23
@@ -35,7 +35,7 @@ class Curved:
     def __init__(self, density: Density, z: Any, problem: Problem, leaves: tuple[int, ...] | None = None):
         self.density, self.problem = density, problem
         self.view = View(density, leaves)
-        self.z = jax.tree.map(jnp.asarray, z) if problem.dtype != np.float64 else z
+        self.z = cast_floats(z, problem.dtype) if problem.dtype != np.float64 else z
         self._at = (self.z, problem.data)
 
     @cached_property

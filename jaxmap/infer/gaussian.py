@@ -1,6 +1,7 @@
 """Gaussian posteriors, in unconstrained coordinates."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class GaussianPosterior:
     prior: bool = True
     grade: Grade | None = None
 
-    @property
+    @cached_property
     def dtype(self) -> Any:
         """The dtype of the parameters."""
         return float_dtype(self.mean)

@@ -182,9 +182,10 @@ CURVATURE = 4
 
 
 @jax.jit
-def _keys_of_one(keys: Key, index: Any) -> Any:
+def _keys_of_one(keys: Key, index: Any) -> tuple[Key, Key]:
     """For the draws of the grade and for random directions, of one member."""
-    return jax.random.split(jax.random.fold_in(keys[index], CURVATURE))
+    made = jax.random.split(jax.random.fold_in(keys[index], CURVATURE))
+    return made[0], made[1]
 
 
 class Modes(NamedTuple):

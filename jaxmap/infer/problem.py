@@ -119,7 +119,7 @@ class Problem:
         """One posterior per seed, or the error that its fit ended with; an already fitted one is used as it is."""
         if not hasattr(source, "run"):
             return [cast(Posterior, source)] * seeds.count
-        key_bytes = np.asarray(jax.random.key_data(seeds.keys)).tobytes()
+        key_bytes = np.asarray(_key_data(seeds.keys)).tobytes()
         known = (source, key_bytes, tuple(seeds.ranks))
         if known not in self.solved:
             self.solved[known] = self._solve(cast(Method, source), seeds)
@@ -198,11 +198,14 @@ def computing_dtype(model: Model, precision: str | None) -> Any:
 fold_in = jax.jit(jax.random.fold_in)
 """(key, number) -> key, in one program: it is asked for at every call of a verb."""
 
+_keys_of_one = jax.jit(lambda key: key[None])
+_key_data = jax.jit(jax.random.key_data)
+
 
 def seeds_of(key: Key, count: int = 1, rank: int = 0) -> Seeds:
     """The seeds of independent members: member 0 gets the key, member k fold_in(key, k)."""
     folded = [key if k == 0 else jax.random.fold_in(key, k) for k in range(count)]
-    return Seeds(stack(folded) if count > 1 else jax.tree.map(lambda k: k[None], key), rank * count + np.arange(count))
+    return Seeds(stack(folded) if count > 1 else _keys_of_one(key), rank * count + np.arange(count))
 
 
 def multiply(seeds: Seeds, count: int) -> Seeds:

@@ -44,12 +44,12 @@ def check_together(model: Model, data: Data, dtype: Any) -> None:
 
 def likelihoods(model: Model, params: Any, data: Data) -> Any:
     """The log-likelihood of each example, in bounded memory."""
+    return model.programs.jitted("likelihoods", partial(_likelihoods, model))(params, data)
 
-    def values(params: Any, data: Data) -> Any:
-        each = partial(model.log_likelihood, params)
-        return map_over_examples(each, data, examples_at_a_time(each, data))
 
-    return model.programs.jitted("likelihoods", values)(params, data)
+def _likelihoods(model: Model, params: Any, data: Data) -> Any:
+    each = partial(model.log_likelihood, params)
+    return map_over_examples(each, data, examples_at_a_time(each, data))
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,14 @@ class _Pair:
         params = cast_floats(self.model.start, self.dtype)
         if self.model.observe is not None and _is_pair(self.data):
             self.check_target(params)
-        values = np.asarray(likelihoods(self.model, params, self.data))
+        both = lambda params, data: (_likelihoods(self.model, params, data), self.model.log_prior(params))  # noqa: E731
+        values, prior = map(np.asarray, self.model.programs.jitted("at the start", both)(params, self.data))
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             raise ValueError(
                 f"Expected a finite log-likelihood at the start; got {values[bad[0]]} for rows {bad[:5].tolist()}. "
                 "Check these rows, or start elsewhere."
             )
-        prior = float(self.model.programs.jitted("log prior", self.model.log_prior)(params))
         if not np.isfinite(prior):
             raise ValueError(f"Expected a finite log_prior at the start; got {prior}. Start inside the support.")
 

@@ -43,6 +43,9 @@ class Density:
     @property
     def is_prior_separable(self) -> bool:
         """True where `log_prior` is known to be a sum over single coordinates, so that its Hessian is diagonal."""
+        return self.model.programs.made(("separable prior", self), self._look_at_prior)
+
+    def _look_at_prior(self) -> bool:
         model, space = self.model, self.model.space
         alone = not self.prior or (isinstance(model.log_prior, Prior) and model.log_prior.is_separable(model.start))
         return alone and space.is_elementwise
