@@ -9,7 +9,7 @@ table      = jm.compare(key, model, (train, test), {"MAP": jm.MAP(), "NUTS": jm.
 from importlib.metadata import version as _version
 
 # Data
-from jaxmap.data import Dataset, Scaling, Stream, datasets, load_dataset, split, standardize
+from jaxmap.data import Dataset, Scaling, Stream, connect, datasets, load_dataset, mesh, split, standardize
 
 # Model
 from jaxmap.model import (
@@ -120,6 +120,7 @@ __all__ = [
     "StudentT",
     "Tuned",
     "compare",
+    "connect",
     "datasets",
     "elastic_net",
     "fit",
@@ -129,6 +130,7 @@ __all__ = [
     "l1",
     "load",
     "load_dataset",
+    "mesh",
     "path",
     "predict",
     "score",

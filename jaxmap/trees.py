@@ -150,16 +150,45 @@ def in_double(function: Callable[..., Any], *arguments: Tree, known: Sequence[Tr
         known: the same, `doubled` as far as that is done.
     """
     try:
-        with jax.enable_x64(True):
-            return function(*(doubled(argument) for argument in known or arguments))
+        with jax.enable_x64(True), full_products(), _computing_in_double():
+            return function(*(doubled(_reachable(argument)) for argument in known or arguments))
     except (TypeError, ValueError, jax.errors.JaxRuntimeError):
-        return function(*arguments)
+        with full_products():
+            return function(*arguments)
+
+
+def full_products() -> Any:
+    """A scope in which matrix products keep all digits of their dtype: no TF32 on GPUs, no bfloat16 on TPUs."""
+    return jax.default_matmul_precision("highest")
+
+
+DOUBLE_ON = ("cpu", "gpu", "cuda", "rocm")
+"""Kinds of devices that compute in float64."""
+
+
+def _without_double() -> bool:
+    """True where the device knows no float64; what is spread over a mesh of such devices stays there."""
+    return jax.default_backend() not in DOUBLE_ON and jax.sharding.get_abstract_mesh().empty
+
+
+def _computing_in_double() -> contextlib.AbstractContextManager[Any]:
+    """The host, where the device knows no float64."""
+    return jax.default_device(jax.devices("cpu")[0]) if _without_double() else contextlib.nullcontext()
+
+
+def _reachable(tree: Tree) -> Tree:
+    """Arguments that the host can compute with."""
+    return jax.tree.map(np.asarray, tree) if _without_double() else tree
 
 
 def settled(tree: Tree) -> Tree:
-    """Bring float64 leaves to numpy, where they stay float64 outside a precision scope; others stay as they are."""
-    double = np.dtype("float64")
-    return jax.tree.map(lambda leaf: np.asarray(leaf) if leaf.dtype == double else leaf, tree)
+    """Bring to numpy what would not stay as it is elsewhere: float64, and copies on many devices."""
+
+    def settle(leaf: Any) -> Any:
+        elsewhere = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
+        return np.asarray(leaf) if elsewhere or leaf.dtype == np.dtype("float64") else leaf
+
+    return jax.tree.map(settle, tree)
 
 
 def check_key(key: Any, verb: str) -> Any:

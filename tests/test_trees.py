@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmap import trees
 from jaxmap.trees import (
     all_finite,
     at_path,
@@ -202,3 +203,17 @@ def test_tracers_are_seen_inside_transformations_only():
     jax.vmap(look)(jnp.ones(2))
     look(jnp.ones(2))
     assert seen == [True, True, True, False]
+
+
+def test_certificates_are_made_on_the_host_where_the_device_knows_no_float64(monkeypatch):
+    """The device here knows it; it is said not to."""
+    monkeypatch.setattr(trees, "DOUBLE_ON", ())
+    found = trees.in_double(jax.jit(lambda v: v / 3), jnp.ones(2, jnp.float32))
+    assert found.dtype == np.float64
+    assert found.devices() == {jax.devices("cpu")[0]}
+
+
+def test_products_of_certificates_keep_all_digits():
+    program = jax.jit(lambda a: a @ a)
+    text = trees.in_double(lambda a: program.lower(a).as_text(), jnp.ones((2, 2)))
+    assert "HIGHEST" in text

@@ -6,18 +6,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from jaxmap.data import num_examples, take_examples
+from jaxmap.data import EXAMPLES, num_examples, shared, take_examples, width
 from jaxmap.types import Data
 
 
 def sum_over_examples(function: Callable[[Data, Float[Array, " chunk"]], Any], data: Data, chunk: int) -> Any:
     """Add function(batch, weights) over chunks of the data; the last chunk is padded with weight zero.
 
-    Under a mesh with an axis `data` (`jax.set_mesh`) each of its devices adds up its share of the examples, and the
-    totals are added once.
+    Under a mesh with an axis `data` each of its devices adds up its share of the examples; these sums are added once.
 
     Args:
         function: returns a pytree of sums in which example i counts weights[i] times.
@@ -27,18 +25,12 @@ def sum_over_examples(function: Callable[[Data, Float[Array, " chunk"]], Any], d
     Returns:
         total: the same pytree, summed over all n examples.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    devices = mesh.shape.get(AXIS, 1)
+    devices = width(EXAMPLES)
     if devices == 1:
         return _chunked(function, data, jnp.ones(num_examples(data)), chunk)
-    data, counted = _even(data, devices)
-
-    def share(data: Data, counted: Float[Array, " share"]) -> Any:
-        return jax.lax.psum(_chunked(function, data, counted, chunk), AXIS)
-
-    spread = PartitionSpec(AXIS)
-    shared = jax.shard_map(share, in_specs=(spread, spread), out_specs=PartitionSpec(), check_vma=False)
-    return shared(data, counted)
+    shares, counted = shared(_in_shares(data, devices))
+    parts = jax.vmap(lambda share, weights: _chunked(function, share, weights, chunk))(shares, counted)
+    return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), parts)
 
 
 NUMBERS = 2**24
@@ -82,14 +74,15 @@ def _numbers(program: Any) -> int:
     return total
 
 
-AXIS = "data"
-"""The axis of a mesh over which examples are shared out."""
+def _in_shares(data: Data, devices: int) -> tuple[Data, Float[Array, "devices share"]]:
+    """The data as (devices, share, ...), and weights that leave out what fills the last share: copies of its last row.
 
-
-def _even(data: Data, devices: int) -> tuple[Data, Float[Array, " m"]]:
-    """The data with its last row repeated until the devices get equally many, and weights that leave these out."""
+    The shares are those that `spread` put on the devices, so that nothing is sent.
+    """
     n = num_examples(data)
-    rows = jnp.arange(-(-n // devices) * devices)
+    rows = jnp.arange(-(-n // devices) * devices).reshape(devices, -1)
+    if rows.size == n:
+        return jax.tree.map(lambda leaf: leaf.reshape(*rows.shape, *leaf.shape[1:]), data), jnp.ones(rows.shape)
     return take_examples(data, jnp.minimum(rows, n - 1)), (rows < n).astype(float)
 
 

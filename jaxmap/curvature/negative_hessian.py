@@ -10,6 +10,7 @@ from jaxmap.curvature.ggn import ggn
 from jaxmap.curvature.hessian import hessian
 from jaxmap.data import take_examples
 from jaxmap.model import Density, Model, weighted_sum
+from jaxmap.trees import full_products
 from jaxmap.types import Data
 
 
@@ -49,19 +50,23 @@ def negative_hessian(density: Density, z: Any, data: Data, weights: Any = None) 
         data: all examples.
         weights: how often each counts; once if left out.
     """
-    prior = hessian(lambda v: -density.smooth_log_prior(v), z)
     if is_linear(density.model, data):
         outputs = unconstrained_outputs(density.model)
-        return prior + ggn(outputs, density.model.emission, z, data, weights=weights, kind="exact")  # type: ignore[arg-type]
+        with full_products():
+            prior = hessian(lambda v: -density.smooth_log_prior(v), z)
+            return prior + ggn(outputs, density.model.emission, z, data, weights=weights, kind="exact")  # type: ignore[arg-type]
 
     def likelihood(v: Any) -> Any:
         values = density.log_likelihoods(v, data)
         return -(jnp.sum(values) if weights is None else weighted_sum(weights.astype(values.dtype), values))
 
-    return prior + hessian(likelihood, z)
+    with full_products():
+        return hessian(lambda v: -density.smooth_log_prior(v), z) + hessian(likelihood, z)
 
 
 def gauss_newton(density: Density, z: Any, data: Data, weights: Any = None) -> Float[Array, "p p"]:
     """The generalised Gauss-Newton matrix of the likelihood plus the Hessian of everything else that is smooth."""
-    prior = hessian(lambda v: -density.smooth_log_prior(v), z)
-    return prior + ggn(unconstrained_outputs(density.model), density.model.emission, z, data, weights=weights)  # type: ignore[arg-type]
+    outputs, emission = unconstrained_outputs(density.model), density.model.emission
+    with full_products():
+        prior = hessian(lambda v: -density.smooth_log_prior(v), z)
+        return prior + ggn(outputs, emission, z, data, weights=weights)  # type: ignore[arg-type]

@@ -1,6 +1,27 @@
 """Data: arrays in memory, split, standardised, batched; streams; real data sets that ship with the package."""
 
 from jaxmap.data.arrays import check_data, fingerprint, leaf_name, num_examples, split, take_examples
+from jaxmap.data.processes import agreed, connect, leads, on_host, same_everywhere, spanning
+from jaxmap.data.mesh import (
+    EXAMPLES,
+    MEMBER,
+    as_mesh,
+    columns_here,
+    everywhere,
+    gathered,
+    laid_out,
+    mean_of_shares,
+    mesh,
+    over_members,
+    placing,
+    placing_blocks,
+    put,
+    shared,
+    shares,
+    spread,
+    width,
+    within,
+)
 from jaxmap.data.standardize import Scaling, standardize
 from jaxmap.data.batches import BatchPlan, BatchRows
 from jaxmap.data.ahead import Ahead
@@ -9,6 +30,8 @@ from jaxmap.data.stream import Batch, Stream, kind_in_words, kind_of
 from jaxmap.data.bundled import Dataset, datasets, load_dataset
 
 __all__ = [
+    "EXAMPLES",
+    "MEMBER",
     "Ahead",
     "Arrays",
     "Batch",
@@ -19,15 +42,37 @@ __all__ = [
     "Scaling",
     "Source",
     "Stream",
+    "agreed",
+    "as_mesh",
     "check_data",
+    "columns_here",
+    "connect",
     "datasets",
+    "everywhere",
     "fingerprint",
+    "gathered",
     "kind_in_words",
     "kind_of",
+    "laid_out",
+    "leads",
     "leaf_name",
     "load_dataset",
+    "mean_of_shares",
+    "mesh",
     "num_examples",
+    "on_host",
+    "over_members",
+    "placing",
+    "placing_blocks",
+    "put",
+    "same_everywhere",
+    "shared",
+    "shares",
+    "spanning",
     "split",
+    "spread",
     "standardize",
     "take_examples",
+    "width",
+    "within",
 ]

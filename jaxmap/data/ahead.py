@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
+from jaxmap.data.processes import goes_on
+
 T = TypeVar("T")
 
 _PATIENCE = 0.1
@@ -33,6 +35,7 @@ class Ahead(Generic[T]):
 
     def __next__(self) -> T:
         item, error = self._made.get()
+        goes_on()
         if error is not None:
             self._made.put((None, error))  # whoever asks again is told again
             raise error

@@ -1,10 +1,12 @@
 """Minibatches: an epoch as a function of (key, epoch)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxmap.types import Key
@@ -63,6 +65,22 @@ class BatchPlan:
     def lengths(self, first: int = 0) -> list[int]:
         """Examples in each batch of an epoch, from batch `first` on."""
         return [self.size - (batch >= self.full) for batch in range(first, self.batches)]
+
+    def wanted(self, columns: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Which positions in the order of an epoch fill these columns of its batches.
+
+        Padding repeats the first example of a batch, which whoever has the padded column needs too. Positions beyond
+        the epoch are wanted by all: each shall see that there are too many.
+        """
+        head, padded = self.full * self.size, bool(np.any(columns == self.size - 1))
+
+        def fills(positions: np.ndarray) -> np.ndarray:
+            short = positions >= head
+            column = np.where(short, (positions - head) % max(1, self.size - 1), positions % self.size)
+            beyond = positions >= self.num_examples
+            return np.isin(column, columns) | (short & padded & (column == 0)) | beyond
+
+        return fills
 
     def epoch(self, key: Key, epoch: Int[Array, ""]) -> BatchRows:
         """Deal one epoch.

@@ -25,13 +25,23 @@ ROWS_TOUCHED = 1024
 PROBES = 256
 """Rows that name an array beside its shape and dtype, where it is larger than what is read at a time."""
 
+Wanted = Callable[[np.ndarray], np.ndarray]
+"""Positions in an epoch -> True for those that are asked for."""
+
 
 @runtime_checkable
 class Source(Protocol):
     """What a stream reads."""
 
-    def pieces(self, key: Key | None, epoch: int, first: int) -> Iterator[Data]:
-        """The examples of an epoch from position `first` on, in pieces of any length; `key` None: in their order."""
+    def pieces(self, key: Key | None, epoch: int, first: int, wanted: Wanted | None = None) -> Iterator[Data]:
+        """The examples of an epoch from position `first` on, in pieces of any length.
+
+        Args:
+            key: decides the order; None: in their own.
+            epoch: its number.
+            first: positions before it are left out.
+            wanted: positions -> which of them are asked for; None: all.
+        """
         ...
 
     def fingerprint(self) -> str:
@@ -55,11 +65,15 @@ class Arrays:
     arrays: Data
     block: int
 
-    def pieces(self, key: Key | None, epoch: int, first: int) -> Iterator[Data]:  # noqa: D102
+    def pieces(  # noqa: D102
+        self, key: Key | None, epoch: int, first: int, wanted: Wanted | None = None
+    ) -> Iterator[Data]:
+        begin = 0
         for rows in self._orders(key, epoch):
-            if first < len(rows):
-                yield jax.tree.map(lambda leaf, wanted=rows[first:]: _rows_of(leaf, wanted), self.arrays)
-            first = max(0, first - len(rows))
+            asked = rows[_places(begin, len(rows), first, wanted)]
+            if len(asked):
+                yield jax.tree.map(lambda leaf, asked=asked: _rows_of(leaf, asked), self.arrays)
+            begin += len(rows)
 
     def fingerprint(self) -> str:  # noqa: D102
         n = num_examples(self.arrays)
@@ -105,19 +119,28 @@ class Batches:
 
     epoch_of: Callable[[int], Iterable[Data]]
 
-    def pieces(self, key: Key | None, epoch: int, first: int) -> Iterator[Data]:  # noqa: D102
+    def pieces(  # noqa: D102
+        self, key: Key | None, epoch: int, first: int, wanted: Wanted | None = None
+    ) -> Iterator[Data]:
+        begin = 0
         for piece in self.epoch_of(epoch):
             arrays = jax.tree.map(np.asarray, piece)
-            length = num_examples(arrays)
-            if first < length:
-                yield take_examples(arrays, slice(first, None))
-            first = max(0, first - length)
+            asked = _places(begin, num_examples(arrays), first, wanted)
+            if len(asked):
+                yield arrays if len(asked) == num_examples(arrays) else take_examples(arrays, asked)
+            begin += num_examples(arrays)
 
     def fingerprint(self) -> str:  # noqa: D102
         return fingerprint(next(self.pieces(None, 0, 0), None))
 
     def rows(self, key: Key, epoch: int, first: int, count: int) -> np.ndarray | None:  # noqa: D102
         return None
+
+
+def _places(begin: int, count: int, first: int, wanted: Wanted | None) -> np.ndarray:
+    """Where in a piece, that begins at a position, lie examples that are asked for."""
+    positions = np.arange(max(begin, first), begin + count)
+    return (positions if wanted is None else positions[wanted(positions)]) - begin
 
 
 def opened(leaf: Any) -> Any:

@@ -139,23 +139,26 @@ class Stream:
             raise ValueError("Expected a stream with at least one batch; got none in epoch 0.")
         return check_data(take_examples(piece, slice(SAMPLE)), dtype=self.dtype)
 
-    def batches(self, key: Key, batch_size: int, first: int = 0) -> Iterator[Batch]:
+    def batches(self, key: Key, batch_size: int, first: int = 0, columns: np.ndarray | None = None) -> Iterator[Batch]:
         """The batches of all steps from step `first` on, epoch after epoch, without end.
 
         Args:
             key: with the number of the epoch it decides the order.
             batch_size: the largest number of examples in a batch.
             first: the step that is served first.
+            columns: which examples of each batch, ascending from 0; only these are read from arrays. None: all.
 
         Raises:
             ValueError: examples that are not alike, or another number of them than was said.
         """
         plan = BatchPlan(self.num_examples, batch_size)
         epoch, begin = divmod(first, plan.batches)
+        columns = np.arange(plan.size) if columns is None else columns
+        wanted = None if len(columns) == plan.size else plan.wanted(columns)
         while True:
             lengths = plan.lengths(begin)
             seen = self.num_examples - sum(lengths)
-            yield from self._dealt(self.source.pieces(key, epoch, seen), lengths, plan.size, epoch)
+            yield from self._dealt(self.source.pieces(key, epoch, seen, wanted), lengths, columns, epoch)
             epoch, begin = epoch + 1, 0
 
     def sweep(self, size: int) -> Iterator[Batch]:
@@ -167,19 +170,23 @@ class Stream:
         size = min(size, self.num_examples)
         whole, rest = divmod(self.num_examples, size)
         lengths = [size] * whole + [rest] * bool(rest)
-        yield from self._dealt(self.source.pieces(None, 0, 0), lengths, size, 0)
+        yield from self._dealt(self.source.pieces(None, 0, 0), lengths, np.arange(size), 0)
 
     def row_bytes(self) -> int:
         """Bytes of one example on the device."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self.sample)) // num_examples(self.sample)
 
-    def _dealt(self, pieces: Iterator[Data], lengths: list[int], size: int, epoch: int) -> Iterator[Batch]:
-        """Deal the rest of an epoch, which must end where the lengths do."""
+    def _dealt(self, pieces: Iterator[Data], lengths: list[int], columns: np.ndarray, epoch: int) -> Iterator[Batch]:
+        """Deal these columns of the rest of an epoch, which must end where the lengths do; padding repeats column 0."""
         checked = (self._checked(piece, epoch) for piece in pieces)
         where = f"in epoch {epoch} of a stream of {self.num_examples}"
-        for length, data in zip(lengths, _cut(checked, lengths, where), strict=True):
-            weights = (np.arange(size) < length).astype(np.float32)
-            yield Batch(data if length == size else _padded(data, size - length), weights)
+        filled = {length: np.where(columns < length, columns, 0) for length in set(lengths)}
+        read = {length: np.unique(found) for length, found in filled.items()}
+        parts = _cut(checked, [len(read[length]) for length in lengths], where)
+        for length, data in zip(lengths, parts, strict=True):
+            if not np.array_equal(read[length], filled[length]):
+                data = take_examples(data, np.searchsorted(read[length], filled[length]))
+            yield Batch(data, (columns < length).astype(np.float32))
 
     def _checked(self, piece: Data, epoch: int) -> Data:
         """A piece in the dtypes of the device.
@@ -213,11 +220,6 @@ def _cut(pieces: Iterator[Data], lengths: list[int], where: str) -> Iterator[Dat
     have += 0 if beyond is None else num_examples(beyond)
     if have:
         raise ValueError(f"Expected no more examples {where}; got {have} more. Correct num_examples.")
-
-
-def _padded(data: Data, count: int) -> Data:
-    """Examples, and the first of them `count` times more."""
-    return jax.tree.map(lambda leaf: np.concatenate([leaf, leaf[:1].repeat(count, 0)]), data)
 
 
 def _on_host(leaf: Any, dtype: Any) -> np.ndarray:

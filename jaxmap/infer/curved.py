@@ -12,7 +12,7 @@ from jaxmap.curvature import View, examples_at_a_time, ggn, hessian, negative_he
 from jaxmap.infer.problem import Problem
 from jaxmap.model import Density, weighted_sum
 from jaxmap.optimize.certificate import EXAMPLES_AT_A_TIME, coordinate_paths
-from jaxmap.trees import cast_floats, doubled, in_double, signature
+from jaxmap.trees import cast_floats, doubled, full_products, in_double, signature
 from jaxmap.types import Data
 
 SCORE_NUMBERS = 2**23
@@ -152,7 +152,8 @@ class Curved:
         """
         program = self.problem.model.programs.jitted((name, self.view), function)
         if not double:
-            return program(*self._at, *extra)
+            with full_products():
+                return program(*self._at, *extra)
         return in_double(program, *self._at, *extra, known=(*self._doubled, *extra))
 
     @cached_property

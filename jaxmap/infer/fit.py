@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from jaxmap.data import Stream
+from jaxmap.data import MEMBER, Stream, fingerprint, leads, same_everywhere
 from jaxmap.infer.ensemble import Ensemble
 from jaxmap.infer.given import Given
+from jaxmap.infer.laplace import Laplace
 from jaxmap.infer.lock import locked
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.point import MAP
@@ -28,6 +30,7 @@ def fit(
     precision: str | None = None,
     progress: bool | None = None,
     folder: str | Path | None = None,
+    mesh: Mesh | None = None,
 ) -> Any:
     """Fit a model to data by a method.
 
@@ -43,6 +46,9 @@ def fit(
             run. The same call takes up a run that was stopped or killed and ends with the same numbers, bit for bit on
             the same kind of machine; with more `steps` (of a given solver) or `draws` it goes on. One run at a time
             writes to a folder; a second one is refused.
+        mesh: `jm.mesh(member=..., data=...)`, over whose devices members, restarts and chains, and the examples of each
+            of them, are shared out; the result is that of one device, to rounding. None: one device, or the mesh that
+            `jax.set_mesh` set.
 
     Returns:
         posterior: a `Point`, `GaussianPosterior`, `Draws` or `MixturePosterior`; read `posterior.info`.
@@ -62,10 +68,13 @@ def fit(
     if isinstance(data, Stream):
         _check_streams(method)
     with precision_scope(computing_dtype(model, precision)):
-        problem = Problem.of(model, data, precision=precision, progress=progress, streams=True)
+        problem = Problem.of(model, data, precision=precision, progress=progress, streams=True, mesh=mesh)
+        _check_mesh(method, problem.mesh)
+        _check_alike(key, problem, data)
         if folder is None:
             return fit_problem(key, problem, method)
-        writes = jax.process_index() == 0
+        with problem.scope():
+            writes = leads()
         with locked(Path(folder)) if writes else contextlib.nullcontext():
             return fit_problem(key, replace(problem, folder=Path(folder)), method)
 
@@ -82,6 +91,48 @@ def _check_folder(method: Method, folder: str | Path | None) -> None:
             "Expected jm.MLE(), jm.MAP(), jm.NUTS() or a jm.Ensemble of them with folder=; got "
             f"{type(method).__name__}, which keeps nothing while it runs. Use posterior.save(folder) after the fit."
         )
+
+
+def _members(method: Any) -> tuple[int, ...]:
+    """How many fits of their own a method makes at once; where these are of two kinds, of either kind."""
+    if isinstance(method, Ensemble):
+        sampled = isinstance(method.of, NUTS)
+        return (method.members, *_members(method.of)) if sampled else (method.members * _members(method.of)[0],)
+    if isinstance(method, NUTS):
+        return (method.chains,)
+    if isinstance(method, MAP):
+        return (method.restarts,)
+    return _members(method.at) if isinstance(method, Laplace) else (1,)
+
+
+def _check_mesh(method: Method, mesh: Mesh | None) -> None:
+    """Refuse an axis of devices that a method would leave idle, and processes that it does not know of."""
+    if mesh is not None and mesh.is_multi_process and not isinstance(_each(method), MAP | Given | Laplace | NUTS):
+        raise ValueError(
+            "Expected jm.MLE(), jm.MAP(), jm.Given(), jm.Laplace(), jm.NUTS() or a jm.Ensemble of them on the devices "
+            f"of several processes; got {type(_each(method)).__name__}, which knows those of one. Leave out mesh=."
+        )
+    devices, members = 1 if mesh is None else mesh.shape[MEMBER], _members(method)
+    if all(count % devices for count in members):
+        raise ValueError(
+            f"Expected members, restarts or chains that {devices} devices of the axis 'member' share evenly; got "
+            f"{' or '.join(map(str, members))} of {type(method).__name__}. Ask for a multiple of {devices}, or write "
+            f"jm.mesh(data={devices})."
+        )
+
+
+def _check_alike(key: Key, problem: Problem, data: Data | Stream) -> None:
+    """Refuse keys and data of its own in a process: sums over them would be of nobody's data."""
+    if problem.mesh is None or not problem.mesh.is_multi_process:
+        return
+    name = problem.data.fingerprint() if isinstance(problem.data, Stream) else fingerprint(data)
+    with problem.scope():
+        if not same_everywhere(f"{jax.random.key_data(key).tolist()} {name}"):
+            raise ValueError(
+                f"Expected the same key and the same whole data in all {jax.process_count()} processes; those of "
+                f"process {jax.process_index()} are not those of process 0. Read the same data in each, with the same "
+                "random seeds; they are shared out by jm.fit."
+            )
 
 
 def _check_streams(method: Method) -> None:
@@ -106,7 +157,7 @@ def fit_problem(key: Key, problem: Problem, method: Method) -> Any:
     Raises:
         FitError: the fit has no result.
     """
-    with precision_scope(problem.dtype):
+    with problem.scope():
         result = problem.solve(method, seeds_of(key))[0]
     if isinstance(result, FitError):
         raise result

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmap.data import agreed, leads, on_host, same_everywhere
 from jaxmap.infer.problem import Stopwatch
 from jaxmap.infer.storage import HEADER, Saved, folder_for, read_saved, sweep_up, write_saved
 
@@ -40,28 +41,37 @@ class Journal:
     kind: ClassVar[str] = "Run"
 
     def __post_init__(self) -> None:
-        folder_for("a run", self.folder)
-        sweep_up(self.folder)
+        if leads():
+            folder_for("a run", self.folder)
+            sweep_up(self.folder)
 
     def due(self) -> bool:
         """True where the last entry is old enough."""
-        return self.watch.seconds >= max(SECONDS, self.wait)
+        return agreed(self.watch.seconds >= max(SECONDS, self.wait))
 
     def open(self) -> bool:
         """Read the last entry, if there is one; `extra` is then as it was.
 
         Raises:
-            ValueError: of another run, or truncated.
+            ValueError: of another run, truncated, or not the one that the first process sees.
         """
-        if not (self.folder / HEADER).exists():
+        there = (self.folder / HEADER).exists()
+        self.saved = read_saved(self.folder) if there else self.saved
+        if not same_everywhere(repr(self.saved.header)):
+            raise ValueError(
+                f"Expected a folder that all processes see; {self.folder} is not the same for process "
+                f"{jax.process_index()}. Name one on a file system that they share."
+            )
+        if not there:
             return False
-        self.saved = read_saved(self.folder)
         self._check(self.saved.header)
         self.extra = self.saved.header["extra"]
         return True
 
     def enter(self, course: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Write an entry: plain values and arrays."""
+        if not leads():
+            return
         began = Stopwatch()
         header = {"kind": self.kind, "identity": self.identity, "extra": self.extra, "course": course}
         write_saved(self.folder, Saved(header, contiguous(arrays)))
@@ -99,7 +109,7 @@ def contiguous(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _numbers(leaf: Any) -> np.ndarray:
-    array = np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+    array = on_host(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
     return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array  # bfloat16 and its kin
 
 

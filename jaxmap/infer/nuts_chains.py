@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from numpyro.infer.hmc import hmc
 
+from jaxmap.data import MEMBER, agreed, mean_of_shares, on_host, shares, width
 from jaxmap.infer.nuts_frame import Frame
 from jaxmap.infer.problem import Problem, Stopwatch
 from jaxmap.model import Density
@@ -108,16 +111,16 @@ class Chains:
         while done < count:
             watch, size = Stopwatch(), min(size, count - done)
             states, seen = self._advance(states, frames, self.problem.data, size, adapt)
-            kept = Seen(*(np.asarray(leaf[:, :, :size]) for leaf in seen))
+            kept = Seen(*(leaf[:, :, :size] for leaf in on_host(seen)))
             done += size
             look(states, kept)
-            size = int(np.clip(size * min(4.0, SECONDS_PER_CHUNK / max(watch.seconds, 1e-6)), 1, CHUNK))
+            size = agreed(int(np.clip(size * min(4.0, SECONDS_PER_CHUNK / max(watch.seconds, 1e-6)), 1, CHUNK)))
         return states
 
 
 def step_sizes(states: ChainStates) -> np.ndarray:
     """The averaged step size of each seed."""
-    return np.exp(np.asarray(states.tuning.log_average, np.float64))
+    return np.exp(on_host(states.tuning.log_average).astype(np.float64))
 
 
 class Tuning(NamedTuple):
@@ -171,25 +174,53 @@ def _programs(sampler: Sampler, problem: Problem) -> tuple[Any, Any]:
             jax.vmap(_tuning)(step, target),
         )
 
-    def transit(states: ChainStates, frame: Frame, data: Any, adapt: Any) -> ChainStates:
+    def transit(states: ChainStates, frame: Frame, data: Any, adapt: Any, apart: bool) -> ChainStates:
         """All chains of a seed."""
         step = jnp.exp(jnp.where(adapt, states.tuning.log_step, states.tuning.log_average))
         sized = states.hmc.adapt_state._replace(step_size=jnp.full(states.hmc.i.shape, step, step.dtype))
         new = jax.vmap(lambda state: sample(state, (frame, data)))(states.hmc._replace(adapt_state=sized))
-        moved = tuned(states.tuning, jnp.mean(new.accept_prob))
-        return ChainStates(new, jax.tree.map(lambda a, b: jnp.where(adapt, a, b), moved, states.tuning))
+
+        def moved() -> Tuning:
+            accept = jnp.mean(new.accept_prob)
+            return tuned(states.tuning, mean_of_shares(accept) if apart else accept)
+
+        return ChainStates(new, jax.lax.cond(adapt, moved, lambda: states.tuning))
 
     def look(states: ChainStates) -> Seen:
         s = states.hmc
         return Seen(s.z, -s.z_grad, s.potential_energy, s.num_steps, s.diverging, s.accept_prob, s.energy)
 
-    def advance(states: ChainStates, frames: Frame, data: Any, count: Any, adapt: Any) -> Any:
+    def advance(states: ChainStates, frames: Frame, data: Any, count: Any, adapt: Any, apart: bool) -> Any:
         def move(i: Any, carry: Any) -> Any:
             states, seen = carry
-            states = jax.vmap(transit, in_axes=(0, 0, of_data, None))(states, frames, data, adapt)
+            of_seeds = jax.vmap(partial(transit, apart=apart), in_axes=(0, 0, of_data, None))
+            states = of_seeds(states, frames, data, adapt)
             return states, jax.tree.map(lambda buffer, value: buffer.at[:, :, i].set(value), seen, look(states))
 
         blank = jax.tree.map(lambda v: jnp.zeros((*v.shape[:2], CHUNK, *v.shape[2:]), v.dtype), look(states))
         return jax.lax.fori_loop(0, count, move, (states, blank))
 
-    return jax.jit(begin), jax.jit(advance)
+    def begun(positions: Any, *more: Any) -> ChainStates:
+        count, chain, seed = _layout(*positions.shape[:2])
+        specs = chain, seed, chain, seed, seed, seed if sampler.replicated else PartitionSpec()
+        return shares(begin, count, specs, ChainStates(chain, seed))(positions, *more)  # type: ignore[arg-type]
+
+    def advanced(states: ChainStates, *more: Any) -> Any:
+        count, chain, seed = _layout(*states.hmc.i.shape)
+        lie: Any = ChainStates(chain, seed)  # type: ignore[arg-type]
+        specs = lie, seed, seed if sampler.replicated else PartitionSpec(), PartitionSpec(), PartitionSpec()
+        return shares(partial(advance, apart=chain != seed), count, specs, (lie, chain))(states, *more)
+
+    return jax.jit(begun), jax.jit(advanced)
+
+
+def _layout(seeds: int, chains: int) -> tuple[int, PartitionSpec, PartitionSpec]:
+    """How many are shared out, and on which axes chains lie, and what the chains of a seed have in common.
+
+    Chains are shared out where they divide evenly: those of a seed share the tuning of their step size while they warm
+    up. Else seeds are.
+    """
+    devices = width(MEMBER)
+    if chains % devices and seeds % devices == 0:
+        return seeds, PartitionSpec(MEMBER), PartitionSpec(MEMBER)
+    return chains, PartitionSpec(None, MEMBER), PartitionSpec()

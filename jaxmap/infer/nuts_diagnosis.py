@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
+from jaxmap.data import on_host
 from jaxmap.infer.problem import Problem
 from jaxmap.optimize.certificate import coordinate_paths
 from jaxmap.statistics import ess_bulk, ess_tail, rhat
@@ -174,7 +175,7 @@ def bfmi(energy: np.ndarray) -> np.ndarray:
 
 def function_values(problem: Problem, params: Any) -> np.ndarray:
     """Network outputs on up to 100 training inputs, (chain, draw, values)."""
-    x = jax.tree.map(lambda leaf: leaf[:NETWORK_POINTS], problem.data[0])
+    x = on_host(jax.tree.map(lambda leaf: leaf[:NETWORK_POINTS], problem.data[0]))
     outputs: Any = problem.model.outputs
 
     def values(params: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from jaxmap.data import leads
 from jaxmap.infer.journal import Journal, contiguous, packed, unpacked
 from jaxmap.infer.nuts_chains import ChainStates, Seen
 from jaxmap.infer.nuts_frame import Frame
@@ -35,7 +36,8 @@ class ChainJournal(Journal):
         new = course.drawn[self.written :]
         if new:
             joined = Drawn(*(np.concatenate(part, axis=2) for part in zip(*new, strict=True)))
-            write_atomically(self._part(self.parts), save(contiguous(joined._asdict())))
+            if leads():
+                write_atomically(self._part(self.parts), save(contiguous(joined._asdict())))
             self.parts, self.written = self.parts + 1, len(course.drawn)
         self.enter(*self._packed(course))
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmap.data import on_host
 from jaxmap.infer.nuts_chains import Chains, ChainStates, Seen, step_sizes
 from jaxmap.infer.nuts_frame import Frame, learn_frame
 from jaxmap.infer.nuts_start import Beginning, Candidate
@@ -185,7 +186,7 @@ class Run:
         """Frames from the draws and gradients of a window; the chains go on in them where they are."""
         skip = seen.steps.shape[2] // TRANSIENT
         frames = []
-        z = self._unconstrained(course.frames, np.asarray(course.states.hmc.z))
+        z = self._unconstrained(course.frames, on_host(course.states.hmc.z))
         for k, frame in enumerate(self._frames(course)):
             x, g = (v[k, :, skip:].reshape(-1, self.size) for v in (seen.position, seen.slope))
             frames.append(learn_frame(frame, x, g))

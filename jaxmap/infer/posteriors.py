@@ -23,7 +23,7 @@ from jaxmap.infer.summary import (
 )
 from jaxmap.model import Density
 from jaxmap.optimize.certificate import DENSE_UP_TO
-from jaxmap.trees import precision_scope, size
+from jaxmap.trees import size
 from jaxmap.types import Info, Key, Params, Status
 
 
@@ -98,7 +98,7 @@ class Point:
         check_kind(errors)
         if self.problem is None:
             return estimates_alone(self)
-        with precision_scope(self.problem.dtype):
+        with self.problem.scope():
             return estimates_with_errors(self, self.problem, errors, level)
 
     def packed(self) -> Saved:

@@ -1,8 +1,10 @@
 """Problem: a model, its data and the fits already made of them."""
 
+import contextlib
 import functools
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxmap.data import Stream, check_data, fingerprint, num_examples
+from jaxmap.data import Stream, as_mesh, check_data, fingerprint, num_examples, on_host, spread, within
 from jaxmap.infer.together import check_together, likelihoods
 from jaxmap.model import Model
 from jaxmap.trees import cast_floats, check_key, float_dtype, named_leaves, precision_scope, stack, take
@@ -31,6 +34,7 @@ class Problem:
         dtype: the floating dtype of parameters and data.
         progress: show progress bars; None: where there is a terminal.
         folder: where a long run keeps what it has, to be taken up again; None: nowhere.
+        mesh: over whose devices members and examples are shared out; None: one device.
         solved: what `solve` has computed.
     """
 
@@ -39,6 +43,7 @@ class Problem:
     dtype: Any
     progress: bool | None = None
     folder: Path | None = None
+    mesh: Mesh | None = None
     solved: dict[Any, list[Posterior | FitError]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -50,11 +55,12 @@ class Problem:
         precision: str | None = None,
         progress: bool | None = None,
         streams: bool = False,
+        mesh: Any = None,
     ) -> "Problem":
         """Check model and data together; of a stream, where `streams` allows one, the first examples.
 
         Raises:
-            TypeError, ValueError: in words about model or data, never from inside jax.
+            TypeError, ValueError: in words about model, data or mesh, never from inside jax.
         """
         if not isinstance(model, Model):
             raise TypeError(f"Expected a jm.Model; got {type(model).__name__}. Build one with jm.supervised(...).")
@@ -64,7 +70,17 @@ class Problem:
             checked = data.in_dtype(dtype) if allowed else check_data(data, dtype=dtype)
             problem = cls(model, checked, dtype, progress)
             check_together(model, problem.sample, dtype)
-        return problem
+            mesh = as_mesh(mesh)
+            if mesh is None:
+                return problem
+            placed = checked if allowed else spread(checked, mesh)
+            return cls(model, placed, dtype, progress, mesh=mesh)
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """What its programs run in: the precision and the mesh."""
+        with precision_scope(self.dtype), within(self.mesh):
+            yield
 
     @property
     def num_examples(self) -> int:
@@ -166,12 +182,12 @@ class Problem:
         A model is known by the shapes of its parameters and by its density at two fixed points, to five digits.
         """
         shapes = ", ".join(f"{path}{tuple(leaf.shape)}" for path, leaf in named_leaves(self.model.start))
-        with precision_scope(self.dtype):
+        with self.scope():
             start, beside, *trained = self.log_joints()
         return {
             "model": f"{shapes}; log joint at the start {start:.5g}, beside it {beside:.5g}"
             + "".join(f", in training mode {value:.5g}" for value in trained),
-            "train": self.data.fingerprint() if isinstance(self.data, Stream) else fingerprint(self.data),
+            "train": self.data.fingerprint() if isinstance(self.data, Stream) else fingerprint(on_host(self.data)),
             "precision": str(self.dtype),
             "jaxmap": library_versions()["jaxmap"],
         }

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def write_saved(folder: str | Path, saved: Saved) -> Path:
     write_atomically(folder / HEADER, json.dumps(sealed).encode())
     for other in folder.glob("arrays-*.safetensors"):
         if other.name != name:
-            other.unlink()
+            other.unlink(missing_ok=True)  # another process may have saved the same here
     return folder
 
 
@@ -168,7 +169,7 @@ def _rebuild(plain: Any, leaves: list[Any]) -> Any:
 
 def write_atomically(path: Path, content: bytes) -> Path:
     """Write a file under a temporary name, flush it to the disk, rename it: the old one or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)

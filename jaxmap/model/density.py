@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxmap.data import num_examples
+from jaxmap.data import num_examples, shared
 from jaxmap.model.kinks import Kink
 from jaxmap.model.model import Model
 from jaxmap.model.prior import Prior
@@ -52,7 +52,7 @@ class Density:
 
     def log_likelihoods(self, z: Any, data: Data) -> Float[Array, " n"]:
         """One log-probability per example."""
-        return self.model.log_likelihood(self.model.space.constrain(z), data)
+        return self.model.log_likelihood(self.model.space.constrain(z), shared(data))
 
     def log_prior(self, z: Any) -> Float[Array, ""]:
         """Everything that does not depend on the data: prior and Jacobian, as the flags say."""
@@ -110,7 +110,7 @@ class Density:
         self, z: Any, key: Key, data: Data, weights: Float[Array, " batch"] | None = None
     ) -> tuple[Float[Array, ""], Any]:
         """The data's part of the loss of a network in training mode, and its statistics after the batch or None."""
-        values, state = self.model.train(self.model.space.constrain(z), key, data)  # type: ignore[misc]
+        values, state = self.model.train(self.model.space.constrain(z), key, shared(data))  # type: ignore[misc]
         return _mean_of(values, weights), state
 
 

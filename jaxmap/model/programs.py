@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from jaxmap.data import everywhere
+
 
 class Programs(dict[Any, Any]):
     """Compiled programs and other things that depend on a model alone, by name.
@@ -19,5 +21,8 @@ class Programs(dict[Any, Any]):
         return self[name]
 
     def jitted(self, name: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-        """jax.jit(function), made once per name: the first function that came under it."""
-        return self.made(name, lambda: jax.jit(function))
+        """jax.jit(function), made once per name: the first function that came under it.
+
+        Under a mesh its results are whole on every device.
+        """
+        return self.made(name, lambda: jax.jit(everywhere(function)))

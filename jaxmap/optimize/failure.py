@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmap.data import leaf_name
+from jaxmap.data import everywhere, leaf_name, on_host
 from jaxmap.model import Density
 from jaxmap.trees import named_leaves
 from jaxmap.types import Data
@@ -25,21 +25,19 @@ def describe_failure(density: Density, z: Any, data: Data, rows: np.ndarray | No
         sentence: such as "log_likelihood is nan for rows [3] of the batch (rows [52] of the data)".
     """
     # compiled, as in the fit: called on numbers, distributions would refuse their own parameters
-    values = np.asarray(jax.jit(density.log_likelihoods)(z, data))
+    values = np.asarray(jax.jit(everywhere(density.log_likelihoods))(z, data))
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         said = f"log_likelihood is {values[bad[0]]} for rows {bad[:5].tolist()} of the batch"
         said += "" if rows is None else f" (rows {rows[bad[:5]].tolist()} of the data)"
-        leaves = [
-            leaf_name(path) for path, leaf in named_leaves(data) if not np.all(np.isfinite(np.asarray(leaf)[bad]))
-        ]
+        leaves = [leaf_name(path) for path, leaf in named_leaves(on_host(data)) if not np.all(np.isfinite(leaf[bad]))]
         return f"{said}, where {' and '.join(leaves)} of the data is not finite" if leaves else said
-    prior = np.asarray(jax.jit(density.log_prior)(z))
+    prior = np.asarray(jax.jit(everywhere(density.log_prior))(z))
     if not np.isfinite(prior):
         return f"log_prior is {prior}"
     for term, function in (("log_likelihood", lambda v: jnp.sum(density.log_likelihoods(v, data))),
                            ("log_prior", density.log_prior)):  # fmt: skip
-        for path, leaf in named_leaves(jax.grad(function)(z)):
+        for path, leaf in named_leaves(on_host(jax.grad(function)(z))):
             if not np.all(np.isfinite(np.asarray(leaf))):
                 return (
                     f"the gradient of {term} is not finite in {path!r}"

@@ -13,7 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmap.data import Ahead, BatchPlan, BatchRows, Stream, num_examples, take_examples
+from jaxmap.data import (
+    EXAMPLES,
+    MEMBER,
+    Ahead,
+    BatchPlan,
+    BatchRows,
+    Stream,
+    columns_here,
+    gathered,
+    laid_out,
+    num_examples,
+    placing,
+    placing_blocks,
+    take_examples,
+)
 from jaxmap.model import Density
 from jaxmap.optimize.objective import Objective, objective_of
 from jaxmap.trees import precision_scope
@@ -140,7 +154,10 @@ class Whole:
 
 @dataclass
 class Dealt:
-    """Rows of data in memory, dealt on the device, a block of epochs at a time; each member has its own order."""
+    """Rows of data in memory, dealt on the device, a block of epochs at a time; each member has its own order.
+
+    Each device of a mesh holds all examples, and takes its share of each batch.
+    """
 
     data: Data
     plan: BatchPlan
@@ -148,6 +165,7 @@ class Dealt:
     _last: tuple[int, Any] = (-1, None)
 
     def __post_init__(self) -> None:
+        self.data = jax.tree.map(placing(), gathered(self.data))
         self.epochs = max(1, CHUNK // self.plan.batches)
         self.layout = Layout(self.plan, self.epochs * self.plan.batches)
 
@@ -168,12 +186,17 @@ def _deal(plan: BatchPlan, epochs: int, keys: Key, first: Any) -> BatchRows:
         dealt = jax.vmap(lambda e: plan.epoch(key, e))(first + jnp.arange(epochs))
         return jax.tree.map(lambda leaf: leaf.reshape(-1, plan.size), dealt)
 
-    return jax.vmap(one)(keys) if len(keys) > 1 else one(keys[0])
+    if len(keys) > 1:
+        return laid_out(jax.vmap(one)(keys), MEMBER, None, EXAMPLES)
+    return laid_out(one(keys[0]), None, EXAMPLES)
 
 
 @dataclass
 class Served:
-    """Batches of a stream, stacked on the host and put on the device in a thread, one block ahead."""
+    """Batches of a stream, stacked on the host and put on the device in a thread, one block ahead.
+
+    Each of several processes reads the rows that its devices take, where these divide a batch evenly.
+    """
 
     stream: Stream
     plan: BatchPlan
@@ -185,6 +208,8 @@ class Served:
         self.data = self.stream.sample
         room = BLOCK_BYTES // max(1, self.plan.size * self.stream.row_bytes())
         self.layout = Layout(self.plan, max(1, min(BLOCK_STEPS, room)), streamed=True)
+        # here: the thread does not know the mesh
+        self.columns, self.place = columns_here(self.plan.size), placing_blocks(self.plan.size)
 
     def block(self, number: int) -> Any:
         """Blocks are asked for in order.
@@ -203,9 +228,10 @@ class Served:
             self._ahead.close()
 
     def _blocks(self, number: int) -> Iterator[tuple[int, Any]]:
-        batches = self.stream.batches(self.key, self.plan.batch_size, number * self.layout.length)
+        first = number * self.layout.length
+        batches = self.stream.batches(self.key, self.plan.batch_size, first, self.columns)
         while True:
             served = [next(batches) for _ in range(self.layout.length)]
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *served)
-            yield number, jax.device_put(tuple(stacked))
+            yield number, jax.tree.map(self.place, tuple(stacked))
             number += 1

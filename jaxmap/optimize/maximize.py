@@ -7,6 +7,7 @@ Inside a chunk nothing of that costs anything. When a chunk ends badly it is run
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmap.data import Stream
+from jaxmap.data import Stream, agreed, everywhere, gathered, on_host, over_members, spanning
 from jaxmap.model import Density
 from jaxmap.optimize.feed import Feed, Layout, feed_of
 from jaxmap.optimize.first_order import FirstOrder
@@ -72,12 +73,14 @@ def maximize(
             while standing.step < budget.steps and not climb.finished(standing):
                 began, now = time.perf_counter(), min(count, climb.room(standing.step), budget.steps - standing.step)
                 standing = climb.advance(feed, standing, now)
-                count = _next_count(count, now, time.perf_counter() - began)
+                count = agreed(_next_count(count, now, time.perf_counter() - began))
                 standing = climb.look(standing)
                 bar.update(standing.step, climb.note(standing) if bar.enabled else "")
                 if keeper is not None and not standing.lost.all():
                     keeper.write(standing)
         except KeyboardInterrupt:
+            if spanning():  # not all processes hear of it at the same step
+                raise
             interrupted = True
     if keeper is not None and not standing.lost.all():
         keeper.write(standing, last=True)
@@ -108,7 +111,7 @@ class _Climb:
             state = self.solver.init(objective_of(self.density, data), z)
             return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state)
 
-        program = self._program("init", jax.vmap(init, in_axes=(0, None)) if self.members > 1 else init)
+        program = self._moving("init", init, (0, None))
         state = program(starts if self.members > 1 else take(starts, 0), data)
         if isinstance(self.solver, FirstOrder):
             self.programs, self.sound = {}, tuple(_is_finite(leaf) for leaf in jax.tree.leaves(state.inner))
@@ -155,10 +158,10 @@ class _Climb:
         """What came of it."""
         codes = np.where(at.lost | (not interrupted), at.codes, Status.INTERRUPTED.code)
         counted = at.state.gradients
-        spent = at.taken * self.layout.share if counted is None else np.atleast_1d(np.asarray(counted))
+        spent = at.taken * self.layout.share if counted is None else np.atleast_1d(on_host(counted))
         z = at.state.z if at.watched is None else members_of(~at.lost, at.watched.best, at.state.z)
         z = z if self.members > 1 else jax.tree.map(lambda leaf: leaf[None], z)
-        return Ascent(z, codes, at.taken, spent, at.history[:, : int(at.taken.max(initial=0))], at.watched)
+        return Ascent(gathered(z), codes, at.taken, spent, at.history[:, : int(at.taken.max(initial=0))], at.watched)
 
     def run(
         self, state: SolverState, data: Data, block: Any, offset: int, count: int, noise: Any, careful: bool = False
@@ -169,13 +172,13 @@ class _Climb:
             return self._chunk(state, data, block, offset, count, noise, careful)
 
         each = None if noise is None else (0, None)
-        batched = jax.vmap(chunk, in_axes=(0, None, 0 if self.layout.each else None, None, None, each))
-        program = self._program("careful" if careful else "chunk", batched if self.members > 1 else chunk)
+        axes = (0, None, 0 if self.layout.each else None, None, None, each)
+        program = self._moving("careful" if careful else "chunk", chunk, axes)
         state, taken, values = program(state, data, block, offset, count, noise)
         return (
             state,
-            np.atleast_1d(np.asarray(taken)),
-            np.atleast_2d(np.asarray(values)[..., :count]),
+            np.atleast_1d(on_host(taken)),
+            np.atleast_2d(on_host(values)[..., :count]),
         )  # cut here: on the device each count compiles
 
     def merged(self, chosen: np.ndarray, a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -226,12 +229,21 @@ class _Climb:
         i, state, _, values = jax.lax.while_loop(going, step, (jnp.asarray(0), state, jnp.asarray(False), values))
         return state, i, values
 
+    def _moving(self, name: str, function: Any, axes: tuple[Any, ...]) -> Any:
+        """Compile a function of one member, for all of them; what it returns stays where its members are."""
+        several = self.members > 1
+        return self._made(name, lambda: jax.jit(over_members(function, axes) if several else everywhere(function)))
+
     def _program(self, name: str, function: Any) -> Any:
+        """Compile a function of the states of all members, whose results every process has."""
+        return self._made(name, lambda: jax.jit(everywhere(function)))
+
+    def _made(self, name: str, build: Callable[[], Any]) -> Any:
         """Compile once per model, solver and plan: data, keys and the numbers of steps are arguments."""
         if name not in self.programs:
             solver = replace(cast(Any, self.solver), steps=1)
             key = (name, self.density, solver, self.layout, self.members > 1, self.sound)
-            self.programs[name] = self.density.model.programs.jitted(key, function)
+            self.programs[name] = self.density.model.programs.made(key, build)
         return self.programs[name]
 
 

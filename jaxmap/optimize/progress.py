@@ -4,6 +4,8 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from jaxmap.data import leads
+
 
 class Progress:
     """A bar on standard error that is moved between compiled chunks, never inside them.
@@ -16,7 +18,7 @@ class Progress:
 
     def __init__(self, label: str, total: int, enabled: bool | None = None):
         self.label, self.total = label, total
-        self.enabled = sys.stderr.isatty() if enabled is None else enabled
+        self.enabled = (sys.stderr.isatty() if enabled is None else enabled) and leads()
         self._bar: Any = None
         self._task: Any = None
 

@@ -86,6 +86,57 @@ def test_every_example_once_per_epoch_whatever_its_pieces(name, n, batch_size, k
 
 
 @each_stream
+@each_length
+@pytest.mark.parametrize("parts", [2, 4])
+def test_columns_of_batches_are_those_of_whole_batches(name, n, batch_size, parts, key):
+    """What processes read of a batch makes the batch together, its padding included, from any step on."""
+    plan = BatchPlan(n, batch_size)
+    for first in (0, plan.batches - 1):
+        whole = taken(STREAMS[name](n).batches(key, batch_size, first), 2 * plan.batches)
+        for columns in np.array_split(np.arange(plan.size), parts):
+            if not len(columns):
+                continue
+            served = taken(STREAMS[name](n).batches(key, batch_size, first, columns), 2 * plan.batches)
+            for some, all_of_it in zip(served, whole, strict=True):
+                np.testing.assert_array_equal(some.weights, all_of_it.weights[columns])
+                for u, v in zip(some.data, all_of_it.data, strict=True):
+                    np.testing.assert_array_equal(u, v[columns])
+
+
+class Counted:
+    """An array that knows how many of its rows were read."""
+
+    def __init__(self, array):
+        self.array, self.read = array, 0
+        self.shape, self.dtype, self.nbytes = array.shape, array.dtype, array.nbytes
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, rows):
+        self.read += len(rows)
+        return self.array[rows]
+
+
+@pytest.mark.parametrize("block", [1, 8])
+def test_columns_alone_are_read_from_arrays(block, key):
+    counted = Counted(np.arange(64.0, dtype=np.float32))
+    stream = jm.Stream.of_arrays(counted, block=block)
+    assert len(stream.sample) == 64
+    counted.read = 0
+    taken(stream.batches(key, 8, columns=np.arange(4, 8)), 8)
+    assert counted.read == 32
+
+
+@pytest.mark.parametrize(("said", "told"), [(15, "got 1 more"), (17, "Expected more examples")])
+def test_columns_of_a_stream_of_another_length_are_refused(said, told, key):
+    stream = jm.Stream.of_batches(in_pieces(16, 5), said)
+    batches = BatchPlan(said, 4).batches
+    with pytest.raises(ValueError, match=told):
+        taken(stream.batches(key, 4, columns=np.arange(2, 4)), batches + 1)
+
+
+@each_stream
 @pytest.mark.parametrize("first", [0, 1, 3, 4, 5, 9])
 def test_serving_may_begin_at_any_step(name, first, key):
     whole = taken(STREAMS[name](13).batches(key, 4), first + 6)
