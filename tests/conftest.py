@@ -15,6 +15,11 @@ os.environ["XLA_FLAGS"] += " --xla_cpu_multi_thread_eigen=false"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+# Libraries keep stamps and font lists for the next process; two workers that write the same one trip each other up.
+os.environ["XDG_CACHE_HOME"] = str(
+    Path(__file__).parents[1] / ".pytest_cache" / f"home-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
+)
+
 import jax
 import jaxtyping
 import pytest
