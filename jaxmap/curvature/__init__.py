@@ -18,11 +18,11 @@ from jaxmap.curvature.layer import Layer
 from jaxmap.curvature.layers import find_layers, tap
 from jaxmap.curvature.layered import LayeredNetwork, assembled, kronecker_factors, layered_diagonal, layered_ggn
 from jaxmap.curvature.low_rank import leading_eigenpairs
+from jaxmap.curvature.kronecker import Kronecker
 from jaxmap.curvature.precision import (
     Conditional,
     Diagonal,
     Full,
-    Kronecker,
     LowRank,
     Precision,
     leaves_that_move,

@@ -10,8 +10,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from jaxmap.curvature.examples import map_over_examples
+from jaxmap.curvature.kronecker import Kronecker
 from jaxmap.curvature.layered import LayeredNetwork
-from jaxmap.curvature.precision import Conditional, Diagonal, Full, Kronecker, LowRank, Precision
+from jaxmap.curvature.precision import Conditional, Diagonal, Full, LowRank, Precision
 from jaxmap.data import num_examples
 
 JACOBIAN_NUMBERS = 2**22

@@ -6,8 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxmap.curvature.factor import FLAT, SingularCurvatureError, scaled_eigenvalues
+from jaxmap.curvature.kronecker import Kronecker, KroneckerBlock
 from jaxmap.curvature.layered import Factors, LayeredNetwork
-from jaxmap.curvature.precision import Diagonal, Kronecker, KroneckerBlock, LowRank
+from jaxmap.curvature.precision import Diagonal, LowRank
 
 Names = Callable[[np.ndarray], tuple[str, ...]]
 """Flat positions -> the paths of the leaves that they belong to."""

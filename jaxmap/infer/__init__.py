@@ -21,6 +21,7 @@ from jaxmap.infer.held_out import by_held_out
 from jaxmap.infer.given import Given
 from jaxmap.infer.point import MAP, MLE
 from jaxmap.infer.family import template
+from jaxmap.infer.path_walk import Walk
 from jaxmap.infer.path import Path, path
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
 from jaxmap.infer.load import load

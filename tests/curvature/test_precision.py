@@ -17,7 +17,7 @@ from jaxmap.curvature import (
     moving_size,
     unpack_precision,
 )
-from jaxmap.curvature.precision import KroneckerBlock
+from jaxmap.curvature.kronecker import KroneckerBlock
 
 RNG = np.random.default_rng(11)
 
