@@ -25,10 +25,9 @@ if __name__ == "__main__":
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxmap as jm
-from experiments.benchmarks.training_rivals import KEY, RATE, Job, Torch, make_job
+from experiments.benchmarks.training_rivals import ADAM, KEY, Job, Torch, make_job
 from jaxmap.infer.problem import named_key, seeds_of
 
 MEMBERS = 64
@@ -43,7 +42,7 @@ def digits(batch_size: int) -> Job:
 
 def make_method(job: Job, steps: int, members: int = MEMBERS) -> Any:
     """The ensemble."""
-    return jm.Ensemble(jm.MAP(optax.adam(RATE), steps=steps, batch_size=job.batch_size), members=members)
+    return jm.Ensemble(jm.MAP(ADAM, steps=steps, batch_size=job.batch_size), members=members)
 
 
 def compare(job: Job, given: argparse.Namespace, folder: Path) -> str:

@@ -22,6 +22,8 @@ from jaxmap.trees import named_leaves
 
 KEY = jax.random.key(0)
 RATE = 1e-3
+ADAM = optax.adam(RATE)
+"""One for all fits: what was compiled for a transformation serves that one again."""
 WORKER = Path(__file__).with_name("training_torch_worker.py")
 
 

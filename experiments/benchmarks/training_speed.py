@@ -28,10 +28,9 @@ if __name__ == "__main__":
     without_blas_settings("experiments.benchmarks.training_speed")
 
 import jax
-import optax
 
 import jaxmap as jm
-from experiments.benchmarks.training_rivals import KEY, RATE, Handwritten, Job, Torch, make_job
+from experiments.benchmarks.training_rivals import ADAM, KEY, Handwritten, Job, Torch, make_job
 from experiments.networks import CONVOLUTIONS
 
 Runner = Callable[[int], float]
@@ -43,7 +42,7 @@ def ours(job: Job) -> Runner:
     model = job.model
 
     def train(steps: int) -> None:
-        method = jm.MAP(optax.adam(RATE), steps=steps, batch_size=job.batch_size)
+        method = jm.MAP(ADAM, steps=steps, batch_size=job.batch_size)
         jax.block_until_ready(jm.fit(KEY, model, (job.x, job.y), method, progress=False).mode)
 
     return lambda steps: measure(lambda: train(steps)).cpu
