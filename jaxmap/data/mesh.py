@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmap.data.arrays import num_examples
-from jaxmap.data.processes import on_host, spanning, together
+from jaxmap.data.processes import mesh_around, on_host, together
 from jaxmap.types import Data
 
 MEMBER, EXAMPLES = "member", "data"
@@ -56,8 +56,8 @@ def as_mesh(given: Any) -> Mesh | None:
         ValueError: other axes, or a process none of whose devices is in it.
     """
     if given is None:
-        around = jax.sharding.get_mesh()
-        if not {MEMBER, EXAMPLES} & set(around.axis_names):
+        around = mesh_around()
+        if around is None or not {MEMBER, EXAMPLES} & set(around.axis_names):
             return None
         given = around
     if not isinstance(given, Mesh):
@@ -117,8 +117,8 @@ def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 def columns_here(size: int) -> np.ndarray:
     """Of the examples of a batch, those that the devices of this process take, within the mesh around."""
-    around = jax.sharding.get_mesh()
-    if not spanning() or size % around.shape.get(EXAMPLES, size + 1):
+    around = mesh_around()
+    if around is None or not around.is_multi_process or size % around.shape.get(EXAMPLES, size + 1):
         return np.arange(size)
     here = NamedSharding(around, PartitionSpec(EXAMPLES)).addressable_devices_indices_map((size,))
     return np.unique([np.arange(size)[where] for where in here.values() if where is not None])
@@ -126,8 +126,8 @@ def columns_here(size: int) -> np.ndarray:
 
 def placing_blocks(size: int) -> Callable[[Any], jax.Array]:
     """What puts (steps, examples, ...) on the devices within the mesh around, in each process given its own columns."""
-    around, columns = jax.sharding.get_mesh(), columns_here(size)
-    if len(columns) == size:
+    around, columns = mesh_around(), columns_here(size)
+    if around is None or len(columns) == size:
         return placing(None, EXAMPLES)
     sharding = NamedSharding(around, PartitionSpec(None, EXAMPLES))
 
@@ -142,8 +142,8 @@ def placing_blocks(size: int) -> Callable[[Any], jax.Array]:
 
 def placing(*axes: str | None) -> Callable[[Any], jax.Array]:
     """What puts arrays where programs within the mesh around want them, along each axis that divides evenly."""
-    around = jax.sharding.get_mesh()
-    if around.empty or not {MEMBER, EXAMPLES} <= set(around.axis_names):
+    around = mesh_around()
+    if around is None or not {MEMBER, EXAMPLES} <= set(around.axis_names):
         return jax.device_put
 
     def place(leaf: Any) -> jax.Array:

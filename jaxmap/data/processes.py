@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 HEARTBEAT = 10
 """Seconds without a sign of life after which a process counts as dead."""
@@ -81,10 +82,15 @@ def connect(
     _watchdog.start(patience)
 
 
+def mesh_around() -> Mesh | None:
+    """The mesh that programs are called in; None where there is none, inside transformations too."""
+    return None if jax.sharding.get_abstract_mesh().empty else jax.sharding.get_mesh()
+
+
 def spanning() -> bool:
     """True within a mesh that has devices of several processes."""
-    around = jax.sharding.get_mesh()
-    return not around.empty and around.is_multi_process
+    around = mesh_around()
+    return around is not None and around.is_multi_process
 
 
 def leads() -> bool:

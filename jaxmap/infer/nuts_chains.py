@@ -200,15 +200,22 @@ def _programs(sampler: Sampler, problem: Problem) -> tuple[Any, Any]:
         blank = jax.tree.map(lambda v: jnp.zeros((*v.shape[:2], CHUNK, *v.shape[2:]), v.dtype), look(states))
         return jax.lax.fori_loop(0, count, move, (states, blank))
 
+    return _shared_out(begin, advance, of_data)
+
+
+def _shared_out(begin: Any, advance: Any, of_data: int | None) -> tuple[Any, Any]:
+    """Both programs, each device of the axis `member` with its share of the chains; `of_data` as for jax.vmap."""
+
     def begun(positions: Any, *more: Any) -> ChainStates:
         count, chain, seed = _layout(*positions.shape[:2])
-        specs = chain, seed, chain, seed, seed, seed if sampler.replicated else PartitionSpec()
-        return shares(begin, count, specs, ChainStates(chain, seed))(positions, *more)  # type: ignore[arg-type]
+        data = PartitionSpec() if of_data is None else seed
+        return shares(begin, count, (chain, seed, chain, seed, seed, data), ChainStates(chain, seed))(positions, *more)  # type: ignore[arg-type]
 
     def advanced(states: ChainStates, *more: Any) -> Any:
         count, chain, seed = _layout(*states.hmc.i.shape)
         lie: Any = ChainStates(chain, seed)  # type: ignore[arg-type]
-        specs = lie, seed, seed if sampler.replicated else PartitionSpec(), PartitionSpec(), PartitionSpec()
+        data = PartitionSpec() if of_data is None else seed
+        specs = lie, seed, data, PartitionSpec(), PartitionSpec()
         return shares(partial(advance, apart=chain != seed), count, specs, (lie, chain))(states, *more)
 
     return jax.jit(begun), jax.jit(advanced)
