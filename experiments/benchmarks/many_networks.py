@@ -82,7 +82,7 @@ def quarantine(job: Job, steps: int, members: int = MEMBERS, sick: int = 5) -> s
         factor = jnp.where(jnp.all(jax.random.key_data(key) == known), jnp.nan, 1.0)
         return jax.tree.map(lambda leaf: leaf * factor, model.init(key))
 
-    poisoned = replace(model, init=init, programs={})
+    poisoned = replace(model, init=init)
     found = jm.fit(KEY, poisoned, (job.x, job.y), make_method(job, steps, members), progress=False)
     lost = [k for k, status in enumerate(found.info.members) if status is jm.Status.DIVERGED]
     scores = jm.score(jm.predict(KEY, poisoned, found, job.x), job.y)
