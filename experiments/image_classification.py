@@ -20,6 +20,7 @@ AUROC tells test images from the same ones turned by 90 degrees, or with their p
     python -m experiments.image_classification --images FOLDER-OF-CIFAR-10 --stem 1
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,11 +83,8 @@ class Task:
 
     def model(self, decay: float) -> jm.Model:
         """The network with the prior that is this weight decay; zero for a flat prior."""
-        c, channels, classes = self.config, self.images.shape[2], int(self.images.train[1].max()) + 1
-        known = jm.weight_decay(decay, per="mean", num_examples=len(self.train[1])) if decay else jm.flat
-        prior = jm.Prior.by_path({"*": known, "*/scale": jm.flat})
-        network = lambda rngs: ResNet(channels, classes, c.widths, rngs, c.blocks, c.stem)
-        return jm.supervised(network, jm.Categorical(), prior)
+        classes = int(self.images.train[1].max()) + 1
+        return make_model(self.config, self.images.shape[2], classes, decay, len(self.train[1]))
 
     def method(self, kind: Any, decoupled: float | None = None) -> Any:
         """A point estimate by Adam, or by AdamW with this decay."""
@@ -99,6 +97,15 @@ class Task:
         how = "probit" if isinstance(posterior, jm.GaussianPosterior) else None
         x, y = self.held_out
         return jm.score(jm.predict(self.key, model, posterior, x, how=how), y)["nll"]
+
+
+@functools.cache
+def make_model(config: Config, channels: int, classes: int, decay: float, num_examples: int) -> jm.Model:
+    """One model for all splits, so that its programs are compiled once."""
+    known = jm.weight_decay(decay, per="mean", num_examples=num_examples) if decay else jm.flat
+    prior = jm.Prior.by_path({"*": known, "*/scale": jm.flat})
+    network = lambda rngs: ResNet(channels, classes, config.widths, rngs, config.blocks, config.stem)
+    return jm.supervised(network, jm.Categorical(), prior)
 
 
 def make_task(config: Config, seed: int) -> Task:

@@ -9,7 +9,8 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from jaxmap.optimize.first_order import FirstOrder
 from jaxmap.optimize.monitor import Monitor, Watch
 from jaxmap.optimize.objective import objective_of
 from jaxmap.optimize.progress import Progress
+from jaxmap.optimize.recipe import program_key
 from jaxmap.optimize.solver import Solver, SolverState
 from jaxmap.optimize.standing import Ascent, Budget, Keeper, Standing
 from jaxmap.trees import all_finite, members_of, take
@@ -99,6 +101,11 @@ class _Climb:
     keys: Key | None = None
     sound: tuple[bool, ...] = ()
     programs: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def solver_key(self) -> Any:
+        """What the programs are kept by."""
+        return program_key(self.solver)
 
     def room(self, step: int) -> int:
         """How many steps may be taken from `step` on within one block, and before the next look."""
@@ -241,8 +248,7 @@ class _Climb:
     def _made(self, name: str, build: Callable[[], Any]) -> Any:
         """Compile once per model, solver and plan: data, keys and the numbers of steps are arguments."""
         if name not in self.programs:
-            solver = replace(cast(Any, self.solver), steps=1)
-            key = (name, self.density, solver, self.layout, self.members > 1, self.sound)
+            key = (name, self.density, self.solver_key, self.layout, self.members > 1, self.sound)
             self.programs[name] = self.density.model.programs.made(key, build)
         return self.programs[name]
 

@@ -33,6 +33,36 @@ def recipe_of(solver: Solver) -> str:
     return f"{solver.name} [{hashlib.sha256(content.encode()).hexdigest()[:16]}]"
 
 
+def program_key(solver: Solver) -> Any:
+    """What programs compiled for a solver are kept by: its recipe where that says all, else the solver itself.
+
+    `optax.adam(1e-3)` written twice makes two tuples of functions that are equal in nothing but what they do. Where
+    these functions are all a library's and hold numbers alone, the recipe is the whole of them: one program serves both.
+
+    Args:
+        solver: of `maximize`.
+
+    Returns:
+        key: hashable; solvers with equal keys take the same steps.
+    """
+    alone = replace(cast(Any, solver), steps=1)
+    if not isinstance(solver, FirstOrder) or not _is_of_libraries(solver.transformation, {}):
+        return alone
+    return recipe_of(alone)
+
+
+def _is_of_libraries(value: Any, seen: dict[int, Any]) -> bool:
+    """True where every function and class inside is of `LIBRARIES`, the rest being containers, numbers and arrays."""
+    plain = bool | int | float | complex | str | bytes | np.ndarray | np.generic | jax.Array | types.CodeType
+    if value is None or id(value) in seen or isinstance(value, plain):
+        return True
+    seen[id(value)] = value
+    named = value if isinstance(value, type | types.FunctionType) else type(value)
+    home = (getattr(named, "__module__", None) or "").split(".")[0]
+    known = home in LIBRARIES or (home in ("builtins", "functools") and not isinstance(value, types.FunctionType))
+    return known and all(_is_of_libraries(part, seen) for part in _parts(value))
+
+
 def _content(value: Any, seen: dict[int, Any]) -> Iterator[str]:
     """Everything in a value that is a number, a name or text, in a fixed order; functions and objects once."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):

@@ -77,6 +77,18 @@ def test_nothing_is_traced_again_for_new_data_a_new_key_or_more_steps(name):
     assert traces() == first, "another number of steps"
 
 
+def test_a_transformation_written_again_is_not_traced_again():
+    """As in a script that says `optax.adam(1e-2)` at every fit; another rate is another program."""
+    model, traces = counted_model()
+    fit = lambda rate: jm.fit(KEY, model, regression(0), jm.MAP(optax.adam(rate), steps=20, batch_size=7))
+    fit(1e-2)
+    first = traces()
+    fit(1e-2)
+    assert traces() == first
+    fit(2e-2)
+    assert traces() > first
+
+
 def test_other_shapes_and_other_models_are_traced():
     """The counter counts: data of another length must be traced."""
     model, traces = counted_model()

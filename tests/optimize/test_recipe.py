@@ -10,6 +10,7 @@ import optax
 
 from jaxmap.optimize import recipe_of
 from jaxmap.optimize.first_order import FirstOrder
+from jaxmap.optimize.recipe import program_key
 
 PEAK = 0.1
 
@@ -68,3 +69,15 @@ def test_the_recipe_is_the_same_in_another_process():
         [sys.executable, "-c", program], cwd=root, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == recipes()
+
+
+def test_programs_are_kept_by_the_recipe_where_all_functions_are_of_libraries():
+    """A function of the user's own may read what no recipe sees: its programs are its own."""
+    pairs = zip(listed(), listed(), strict=True)
+    same = [program_key(FirstOrder(a, 10)) == program_key(FirstOrder(b, 20)) for a, b in pairs]
+    assert [k for k, equal in enumerate(same) if not equal] == [11, 12, 13, 14]
+    keys = [program_key(FirstOrder(transformation, 10)) for transformation in listed()]
+    assert len(set(keys)) == len(keys)
+    masked = optax.masked(optax.adam(1e-2), lambda tree: tree)
+    assert program_key(FirstOrder(masked, 10)) == FirstOrder(masked, 1)
+    assert isinstance(program_key(FirstOrder(optax.masked(optax.adam(1e-2), {"a": True}), 10)), str)
