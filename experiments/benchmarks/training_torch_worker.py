@@ -72,7 +72,7 @@ NETWORKS = {"mlp": perceptron, "transformer": transformer, "resnet": resnet}
 
 def parameter(path, array, settings):
     """A leaf in torch's layout: kernels lead with their outputs."""
-    value = torch.as_tensor(array)
+    value = torch.as_tensor(array, device=settings["device"])
     if path.endswith("kernel"):
         value = value.permute(3, 2, 0, 1) if value.ndim == 4 else value.T
         if path.endswith("short/kernel"):
@@ -88,7 +88,9 @@ class Training:
 
     def __init__(self, arrays, settings):
         self.settings = settings
-        x, self.y = torch.as_tensor(arrays.pop("x")), torch.as_tensor(arrays.pop("y")).long()
+        device = settings["device"]
+        x, y = (torch.as_tensor(arrays.pop(name), device=device) for name in "xy")
+        self.y = y.long()
         self.x = x if x.is_floating_point() else x.long()
         if settings["network"] == "resnet":
             self.x = self.x.permute(0, 3, 1, 2).contiguous()
@@ -112,13 +114,18 @@ class Training:
         """Steps of Adam; an epoch is a permutation, cut into batches."""
         size, done = self.settings["batch_size"], 0
         while done < steps:
-            for rows in torch.randperm(len(self.y)).split(size):
+            for rows in torch.randperm(len(self.y), device=self.y.device).split(size):
                 if done == steps:
                     return
                 self.optimizer.zero_grad(set_to_none=True)
                 self.loss(rows).backward()
                 self.optimizer.step()
                 done += 1
+
+    def wait(self):
+        """Until the device has done what it was told."""
+        if self.y.is_cuda:
+            torch.cuda.synchronize()
 
 
 def main():
@@ -127,15 +134,18 @@ def main():
     with np.load(sys.argv[1]) as file:
         arrays = dict(file)
     settings = json.loads(str(arrays.pop("settings")))
+    torch.set_float32_matmul_precision("high")  # TF32 where there is any, as XLA multiplies
     training = Training(arrays, settings)
     with torch.no_grad():
-        print(json.dumps({"loss": float(training.loss(torch.arange(len(training.y))))}), flush=True)
+        rows = torch.arange(len(training.y), device=settings["device"])
+        print(json.dumps({"loss": float(training.loss(rows))}), flush=True)
     for line in sys.stdin:
         count, fresh = json.loads(line)
         wall, cpu = time.perf_counter(), time.process_time()
         if fresh:
             training.begin()
         training.take(count)
+        training.wait()
         print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
 
 

@@ -37,7 +37,7 @@ def program_key(solver: Solver) -> Any:
     """What programs compiled for a solver are kept by: its recipe where that says all, else the solver itself.
 
     `optax.adam(1e-3)` written twice makes two tuples of functions that are equal in nothing but what they do. Where
-    these functions are all a library's and hold numbers alone, the recipe is the whole of them: one program serves both.
+    these functions are a library's and hold numbers alone, the recipe says all of them, and one program serves both.
 
     Args:
         solver: of `maximize`.
