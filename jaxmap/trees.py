@@ -1,7 +1,9 @@
 """Pytree algebra: paths, stacks, slices, dtypes."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -125,11 +127,9 @@ def float_dtype(tree: Tree) -> Any:
 
 @contextlib.contextmanager
 def precision_scope(dtype: Any) -> Iterator[None]:
-    """Allow float64 inside the block if `dtype` needs it; the global flag is not touched."""
-    if np.dtype(dtype) == np.dtype("float64"):
-        with jax.enable_x64(True):
-            yield
-    else:
+    """Allow float64 inside the block if `dtype` needs it, with `full_products`; global flags are not touched."""
+    double = np.dtype(dtype) == np.dtype("float64")
+    with full_products(), jax.enable_x64(True) if double else contextlib.nullcontext():
         yield
 
 
@@ -157,9 +157,32 @@ def in_double(function: Callable[..., Any], *arguments: Tree, known: Sequence[Tr
             return function(*arguments)
 
 
-def full_products() -> Any:
+_outside: ContextVar[tuple[str | None] | None] = ContextVar("what was configured outside", default=None)
+
+
+@contextlib.contextmanager
+def full_products() -> Iterator[None]:
     """A scope in which matrix products keep all digits of their dtype: no TF32 on GPUs, no bfloat16 on TPUs."""
-    return jax.default_matmul_precision("highest")
+    outermost = _outside.get() is None
+    token = _outside.set((jax.config.jax_default_matmul_precision,)) if outermost else None
+    try:
+        with jax.default_matmul_precision("highest"):
+            yield
+    finally:
+        if token is not None:
+            _outside.reset(token)
+
+
+def as_configured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, whose products are as jax was told outside of `full_products`: fast where nothing was said."""
+
+    @functools.wraps(function)
+    def called(*arguments: Any) -> Any:
+        outside = _outside.get()
+        with contextlib.nullcontext() if outside is None else jax.default_matmul_precision(outside[0]):
+            return function(*arguments)
+
+    return called
 
 
 DOUBLE_ON = ("cpu", "gpu", "cuda", "rocm")

@@ -5,8 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import jaxmap as jm
 from jaxmap import trees
 from jaxmap.trees import (
     all_finite,
@@ -211,6 +213,33 @@ def test_certificates_are_made_on_the_host_where_the_device_knows_no_float64(mon
     found = trees.in_double(jax.jit(lambda v: v / 3), jnp.ones(2, jnp.float32))
     assert found.dtype == np.float64
     assert found.devices() == {jax.devices("cpu")[0]}
+
+
+@pytest.mark.parametrize("told", [None, "tensorfloat32", "highest"])
+def test_products_are_fast_where_gradients_are_noisy_and_full_elsewhere(told):
+    """What a likelihood is traced under; "highest" is no TF32."""
+    seen = set()
+
+    def log_likelihood(w, batch):
+        x, y = batch
+        seen.add(jax.config.jax_default_matmul_precision)
+        return -0.5 * (y - x @ w) ** 2
+
+    def under(method):
+        prior, init = lambda w: -0.5 * jnp.sum(w**2), lambda key: jnp.zeros(3)
+        model = jm.Model(log_likelihood=log_likelihood, log_prior=prior, init=init)
+        seen.clear()
+        with jax.default_matmul_precision(told):
+            jm.fit(jax.random.key(0), model, (np.eye(3), np.ones(3)), method, progress=False)
+            assert jax.config.jax_default_matmul_precision == told
+        return set(seen)
+
+    adam = optax.adam(1e-2)
+    assert under(jm.MAP()) == under(jm.MAP(jm.LBFGS())) == {"highest"}
+    assert under(jm.NUTS(chains=2, warmup=5, draws=5)) == under(jm.Laplace()) == {"highest"}
+    assert under(jm.MAP(adam, steps=3, batch_size=2)) == {"highest", told}  # the certificate is full
+    start = jm.Given(np.zeros(3))
+    assert under(jm.SGHMC(start=start, chains=2, warmup=5, draws=5, thin=1, batch_size=2)) == {"highest", told}
 
 
 def test_products_of_certificates_keep_all_digits():

@@ -58,7 +58,7 @@ class Job:
         return self.y.size // len(self.y)
 
 
-def make_job(name: str, *, batch_size: int | None = None, how: str = "patches", size: int = 28) -> Job:
+def make_job(name: str, *, batch_size: int | None = None, how: str | None = None, size: int = 28) -> Job:
     """The MLP, the Transformer or the ResNet, on random examples: a step's cost does not depend on what they say."""
     rng = np.random.default_rng(0)
     if name == "mlp":

@@ -56,8 +56,14 @@ CONVOLUTIONS: dict[str, Callable[[Any, Any, int], Any]] = {
 """Ways to compute the same convolution.
 
 XLA's own is slow on a CPU, most of all its kernel's gradient inside a compiled loop, and training is one
-(https://github.com/jax-ml/jax/issues/12868); `experiments.benchmarks.training_speed` compares them.
+(https://github.com/jax-ml/jax/issues/12868); `experiments.benchmarks.training_speed` compares them. On a GPU it is
+cuDNN's, and XLA 0.11.2 ends on a failed check of its own when it fuses patches into products for one.
 """
+
+
+def usual_convolution() -> str:
+    """The way that suits the device: patches on a CPU, XLA's own elsewhere."""
+    return "patches" if jax.default_backend() == "cpu" else "xla"
 
 
 class Convolution(nnx.Module):
@@ -122,7 +128,7 @@ class ResNet(nnx.Module):
         blocks: in each stage.
         stem: stride of the first convolution.
         groups: of channels that are normalised together.
-        how: one of `CONVOLUTIONS`; all give the same numbers.
+        how: one of `CONVOLUTIONS`, which all give the same numbers; None: what suits the device.
     """
 
     def __init__(
@@ -134,8 +140,9 @@ class ResNet(nnx.Module):
         blocks: int = 1,
         stem: int = 1,
         groups: int = 4,
-        how: str = "patches",
+        how: str | None = None,
     ):
+        how = how or usual_convolution()
         self.stem = Convolution(channels, widths[0], stem, how, rngs)
         made, inside = [], widths[0]
         for stage, width in enumerate(widths):

@@ -1,6 +1,7 @@
 """predict(): one predictive for all posteriors."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,8 @@ from flax import errors
 from jaxmap.assess.emission import Emission
 from jaxmap.assess.linearised import HOW, Parts, emitting, linearised
 from jaxmap.assess.predictive import Predictive
-from jaxmap.data import check_data
+from jaxmap.curvature import map_over_examples, numbers_per_example
+from jaxmap.data import check_data, num_examples
 from jaxmap.infer import Draws, GaussianPosterior, MixturePosterior
 from jaxmap.infer.point import check_counts
 from jaxmap.infer.posteriors import is_posterior
@@ -20,7 +22,8 @@ from jaxmap.model import Model
 from jaxmap.trees import cast_floats, float_dtype, has_tracers, named_leaves, precision_scope, settled, signature
 from jaxmap.types import Key
 
-DRAWS_AT_A_TIME = 32
+DRAWS_AT_A_TIME, NUMBERS_AT_A_TIME = 32, 2**28
+"""What a program may hold of a network's draws: so many, and so many numbers that their layers make."""
 
 
 def predict(
@@ -145,8 +148,13 @@ def _is_tangent(model: Model, posterior: GaussianPosterior, how: str | None) -> 
 
 
 def _over_draws(outputs: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """The outputs of every draw in bounded memory: several draws at a time, or the examples of one in chunks."""
+
     def many(params: Any, x: Any) -> Any:
-        return jax.lax.map(lambda p: outputs(p, x), params, batch_size=DRAWS_AT_A_TIME)
+        first = jax.tree.map(lambda leaf: leaf[0], params)
+        held, n = NUMBERS_AT_A_TIME // numbers_per_example(partial(outputs, first), x), num_examples(x)
+        chunk, together = max(1, min(n, held)), max(1, min(DRAWS_AT_A_TIME, held // n))
+        return jax.lax.map(lambda p: map_over_examples(partial(outputs, p), x, chunk), params, batch_size=together)
 
     return many
 

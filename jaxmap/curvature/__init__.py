@@ -1,6 +1,11 @@
 """Curvature: second derivatives of a log density, and what a Gaussian can be made of."""
 
-from jaxmap.curvature.examples import examples_at_a_time, map_over_examples, sum_over_examples
+from jaxmap.curvature.examples import (
+    examples_at_a_time,
+    map_over_examples,
+    numbers_per_example,
+    sum_over_examples,
+)
 from jaxmap.curvature.hessian import hessian
 from jaxmap.curvature.ggn import ggn
 from jaxmap.curvature.affine import is_affine
@@ -68,6 +73,7 @@ __all__ = [
     "map_over_examples",
     "moving_size",
     "negative_hessian",
+    "numbers_per_example",
     "output_covariance",
     "scaled_spectrum",
     "spread_of",

@@ -43,8 +43,6 @@ FEW = 256
 def examples_at_a_time(function: Callable[[Data], Any], data: Data) -> int:
     """How many examples a program may be given at once so that what it computes stays in bounded memory.
 
-    Its results are counted, step by step, for one and for two examples: what is made once for all does not matter.
-
     Args:
         function: batch -> anything; traced, not run.
         data: pytree with leading axis n, possibly traced.
@@ -53,15 +51,26 @@ def examples_at_a_time(function: Callable[[Data], Any], data: Data) -> int:
         chunk: between 1 and n; n where that is small, or where the function takes no other number of examples.
     """
     n = num_examples(data)
-    if n <= FEW:
-        return n
+    return n if n <= FEW else max(1, min(n, NUMBERS // numbers_per_example(function, data)))
+
+
+def numbers_per_example(function: Callable[[Data], Any], data: Data) -> int:
+    """How many numbers the steps of a program make for each example; what is made once for all does not count.
+
+    Args:
+        function: batch -> anything; traced, not run, for one and for two examples.
+        data: pytree with leading axis n, possibly traced.
+
+    Returns:
+        numbers: at least 1; 1 where the function takes no other number of examples.
+    """
     try:
         one, two = (
             _numbers(jax.make_jaxpr(function)(take_examples(data, jnp.zeros(count, int))).jaxpr) for count in (1, 2)
         )
     except (TypeError, ValueError):
-        return n
-    return max(1, min(n, NUMBERS // max(1, two - one)))
+        return 1
+    return max(1, two - one)
 
 
 def _numbers(program: Any) -> int:

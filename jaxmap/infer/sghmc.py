@@ -203,7 +203,8 @@ class _Wandering:
         with Progress("SGHMC", self.warmup + thin * (draws + sum(wide)), self.problem.progress) as self.bar:
             self.passed = 0
             try:
-                self._run_up(half)
+                if half:
+                    self._run_up(half)
                 self._measure(1)
                 self._listen(self.warmup - half)
                 for k, group in enumerate(groups):
@@ -230,7 +231,7 @@ class _Wandering:
     def _listen(self, steps: int) -> None:
         """Move in parts, after each of which the gradients' noise is corrected by how warm the momenta were."""
         method = self.method
-        for k, part in enumerate(np.array_split(np.arange(steps), PARTS)):
+        for k, part in enumerate(np.array_split(np.arange(steps), min(PARTS, steps))):
             warmth = self._run_up(len(part))
             self.scales = [
                 s.heard(kinetic, method.temperature, 1 / (k + 1), fixed=method.step_size is not None)

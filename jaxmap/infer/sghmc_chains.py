@@ -14,7 +14,7 @@ from jaxmap.infer.nuts_frame import Frame
 from jaxmap.infer.problem import Problem, Stopwatch
 from jaxmap.model import Density
 from jaxmap.optimize.maximize import SECONDS_PER_CHUNK
-from jaxmap.trees import shaper
+from jaxmap.trees import as_configured, shaper
 from jaxmap.types import Key
 
 FAR = 1e8
@@ -96,7 +96,8 @@ class StochasticChains:
     def __init__(self, minibatches: Minibatches, problem: Problem):
         self.problem = problem
         walk = _Walk(Estimator.of(problem), minibatches)
-        self._advance = problem.model.programs.jitted(("sghmc", minibatches, problem.dtype), walk.advance)
+        advance = walk.advance if minibatches.size is None else as_configured(walk.advance)
+        self._advance = problem.model.programs.jitted(("sghmc", minibatches, problem.dtype), advance)
 
     def begin(self, positions: np.ndarray, keys: Key) -> MovingState:
         """At rest, at positions (seeds, chains, P)."""

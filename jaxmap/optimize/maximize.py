@@ -26,7 +26,7 @@ from jaxmap.optimize.progress import Progress
 from jaxmap.optimize.recipe import program_key
 from jaxmap.optimize.solver import Solver, SolverState
 from jaxmap.optimize.standing import Ascent, Budget, Keeper, Standing
-from jaxmap.trees import all_finite, members_of, take
+from jaxmap.trees import all_finite, as_configured, members_of, take
 from jaxmap.types import Data, Key, Status
 
 SECONDS_PER_CHUNK = 0.25
@@ -237,8 +237,12 @@ class _Climb:
         return state, i, values
 
     def _moving(self, name: str, function: Any, axes: tuple[Any, ...]) -> Any:
-        """Compile a function of one member, for all of them; what it returns stays where its members are."""
+        """Compile a function of one member, for all of them; what it returns stays where its members are.
+
+        Adam and its like live with the noise of fast products, which costs others their last digits.
+        """
         several = self.members > 1
+        function = as_configured(function) if isinstance(self.solver, FirstOrder) else function
         return self._made(name, lambda: jax.jit(over_members(function, axes) if several else everywhere(function)))
 
     def _program(self, name: str, function: Any) -> Any:

@@ -196,6 +196,13 @@ def test_it_is_compared(network):
     assert {row["method"] for row in table.rows} == {"SGHMC"}
 
 
+@pytest.mark.parametrize("warmup", [1, 2, 7])
+def test_the_shortest_warm_ups_run(warmup):
+    case = BY_NAME["standardized"]
+    method = jm.SGHMC(start=jm.MAP(), chains=2, warmup=warmup, draws=3, thin=2, batch_size=8)
+    assert fit(case.supervised(), case.data, method).shape == (2, 3)
+
+
 def test_an_interrupted_run_keeps_what_it_has(network, sampled, monkeypatch):
     def update(self, done, note=""):
         if note == "drawing":
