@@ -23,6 +23,8 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [2, 20, 21, 26, 100, 225, 1000])
 def test_equals_arviz(arviz, kind, size):
+    if not hasattr(arviz, "psislw"):
+        pytest.skip("ArviZ from 1.0 on has no psislw of its own, and that of arviz-stats wants more draws")
     log_ratios = KINDS[kind](np.random.default_rng(size), size)
     if not np.isfinite(log_ratios).any():
         log_ratios[0] = 0.0
