@@ -29,7 +29,8 @@ from jaxmap.optimize.standing import Ascent, Budget, Keeper, Standing
 from jaxmap.trees import all_finite, as_configured, members_of, take
 from jaxmap.types import Data, Key, Status
 
-SECONDS_PER_CHUNK = 0.25
+SECONDS_PER_CHUNK = 1.0
+"""Each call copies the state in and out, which for a Transformer of 0.8 million parameters costs a quarter of a step."""
 
 NOISE = 2
 """The tag folded into a member's key for the random numbers of networks in training mode."""
@@ -271,7 +272,7 @@ def _filled_after(values: np.ndarray, taken: np.ndarray) -> np.ndarray:
 
 
 def _next_count(count: int, now: int, seconds: float) -> int:
-    """Let a call last about a quarter of a second, growing at most fourfold at a time.
+    """Let a call last about a second, growing at most fourfold at a time.
 
     A call that was cut short, at the end of a block or at a look, says nothing unless it was too long already.
     """
