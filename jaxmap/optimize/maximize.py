@@ -30,7 +30,7 @@ from jaxmap.trees import all_finite, as_configured, members_of, take
 from jaxmap.types import Data, Key, Status
 
 SECONDS_PER_CHUNK = 1.0
-"""Each call copies the state in and out, which for a Transformer of 0.8 million parameters costs a quarter of a step."""
+"""Each call copies the state in and out, which for a Transformer of 800,000 parameters costs a quarter of a step."""
 
 NOISE = 2
 """The tag folded into a member's key for the random numbers of networks in training mode."""

@@ -1,5 +1,6 @@
 """What a solver is, as text: two solvers with the same text take the same steps."""
 
+import contextlib
 import functools
 import hashlib
 import types
@@ -94,14 +95,22 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, types.CodeType):
         return [value.co_names, value.co_consts, value.co_code]
     if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return [value.__defaults__, value.__kwdefaults__, value.__code__, cells, _globals_of(value)]
+        return [value.__defaults__, value.__kwdefaults__, value.__code__, _cells_of(value), _globals_of(value)]
     if isinstance(value, type | types.ModuleType):
         return [value.__name__]
     if is_dataclass(value):
         return [getattr(value, f.name) for f in fields(value) if f.repr]
     inside = getattr(value, "__wrapped__", None)
     return [dict(getattr(value, "__dict__", {}))] if inside is None else [inside]
+
+
+def _cells_of(function: types.FunctionType) -> list[Any]:
+    """What a function has closed over; a name that was not bound when it was made counts as missing."""
+    found = []
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):
+            found.append(cell.cell_contents)
+    return found
 
 
 LIBRARIES = ("optax", "jax", "jaxlib", "jaxmap", "flax", "chex", "numpy")

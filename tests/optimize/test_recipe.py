@@ -41,6 +41,8 @@ def listed():
         optax.adam(bent),
         optax.adam(lambda step: 0.1 * step),
         optax.adam(lambda step: 0.1 + step),
+        optax.adam(optax.exponential_decay(0.1, 50, 0.7)),  # closes over a name that is never bound
+        optax.adam(optax.exponential_decay(0.1, 50, 0.8)),
     ]
 
 
