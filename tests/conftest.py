@@ -4,14 +4,10 @@
 """
 
 import os
-from importlib.metadata import version
 from pathlib import Path
 
 # Tests compile hundreds of small programs and run each a few times: optimising the machine code would only cost.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-# The older way of XLA to write loops compiles in half the time; later ones have lost it.
-if version("jaxlib").startswith("0.10."):
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 # On few cores XLA's thread pool can wait for itself in a vmapped program, for ever: one thread each cannot.
 os.environ["XLA_FLAGS"] += " --xla_cpu_multi_thread_eigen=false"
 
