@@ -164,7 +164,8 @@ _outside: ContextVar[tuple[str | None] | None] = ContextVar("what was configured
 def full_products() -> Iterator[None]:
     """A scope in which matrix products keep all digits of their dtype: no TF32 on GPUs, no bfloat16 on TPUs."""
     outermost = _outside.get() is None
-    token = _outside.set((jax.config.jax_default_matmul_precision,)) if outermost else None
+    configured = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009 -- unknown to type checkers
+    token = _outside.set((configured,)) if outermost else None
     try:
         with jax.default_matmul_precision("highest"):
             yield
