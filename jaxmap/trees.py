@@ -174,14 +174,17 @@ def full_products() -> Iterator[None]:
             _outside.reset(token)
 
 
-def as_configured(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, whose products are as jax was told outside of `full_products`: fast where nothing was said."""
+def as_configured(program: Callable[..., Any]) -> Callable[..., Any]:
+    """The same program, whose products are as jax was told outside of `full_products`: fast where nothing was said.
 
-    @functools.wraps(function)
+    The scope is around the call, so that jax compiles anew for what it was told since.
+    """
+
+    @functools.wraps(program)
     def called(*arguments: Any) -> Any:
         outside = _outside.get()
         with contextlib.nullcontext() if outside is None else jax.default_matmul_precision(outside[0]):
-            return function(*arguments)
+            return program(*arguments)
 
     return called
 

@@ -96,8 +96,8 @@ class StochasticChains:
     def __init__(self, minibatches: Minibatches, problem: Problem):
         self.problem = problem
         walk = _Walk(Estimator.of(problem), minibatches)
-        advance = walk.advance if minibatches.size is None else as_configured(walk.advance)
-        self._advance = problem.model.programs.jitted(("sghmc", minibatches, problem.dtype), advance)
+        program = problem.model.programs.jitted(("sghmc", minibatches, problem.dtype), walk.advance)
+        self._advance = program if minibatches.size is None else as_configured(program)
 
     def begin(self, positions: np.ndarray, keys: Key) -> MovingState:
         """At rest, at positions (seeds, chains, P)."""

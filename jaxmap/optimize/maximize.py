@@ -242,9 +242,13 @@ class _Climb:
 
         Adam and its like live with the noise of fast products, which costs others their last digits.
         """
-        several = self.members > 1
-        function = as_configured(function) if isinstance(self.solver, FirstOrder) else function
-        return self._made(name, lambda: jax.jit(over_members(function, axes) if several else everywhere(function)))
+        several, noisy = self.members > 1, isinstance(self.solver, FirstOrder)
+
+        def build() -> Any:
+            program = jax.jit(over_members(function, axes) if several else everywhere(function))
+            return as_configured(program) if noisy else program
+
+        return self._made(name, build)
 
     def _program(self, name: str, function: Any) -> Any:
         """Compile a function of the states of all members, whose results every process has."""

@@ -52,16 +52,25 @@ def program_key(solver: Solver) -> Any:
     return recipe_of(alone)
 
 
+PLAIN = bool | int | float | complex | str | bytes | np.ndarray | np.generic | np.dtype | jax.Array | types.CodeType
+"""What a recipe reads whole, as it is."""
+
+CONTAINERS = dict | list | tuple | set | frozenset | functools.partial | types.MethodType
+"""What a recipe reads by its parts, whoever made it."""
+
+
 def _is_of_libraries(value: Any, seen: dict[int, Any]) -> bool:
-    """True where every function and class inside is of `LIBRARIES`, the rest being containers, numbers and arrays."""
-    plain = bool | int | float | complex | str | bytes | np.ndarray | np.generic | jax.Array | types.CodeType
-    if value is None or id(value) in seen or isinstance(value, plain):
+    """True where every function and class inside is of `LIBRARIES`, and the rest is such that a recipe reads it whole.
+
+    An object without parts that can be read may differ from another in what nobody sees: it is not.
+    """
+    if value is None or id(value) in seen or isinstance(value, PLAIN):
         return True
     seen[id(value)] = value
     named = value if isinstance(value, type | types.FunctionType) else type(value)
-    home = (getattr(named, "__module__", None) or "").split(".")[0]
-    known = home in LIBRARIES or (home in ("builtins", "functools") and not isinstance(value, types.FunctionType))
-    return known and all(_is_of_libraries(part, seen) for part in _parts(value))
+    home, parts = (getattr(named, "__module__", None) or "").split(".")[0], _parts(value)
+    known = isinstance(value, CONTAINERS) or (home in (*LIBRARIES, "builtins") and parts != [{}])
+    return known and all(_is_of_libraries(part, seen) for part in parts)
 
 
 def _content(value: Any, seen: dict[int, Any]) -> Iterator[str]:

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 import jaxmap as jm
+from jaxmap.assess import predict as module
 from jaxmap.assess.emission import Emission
 from jaxmap.assess.predictive import Predictive
 
@@ -114,6 +115,37 @@ def test_halves_share_the_members(gaussian):
     np.testing.assert_allclose(np.exp(first.log_weights).sum(), 1.0)
     whole = np.exp(gaussian.log_weights[:2]).sum() * first.mean + np.exp(gaussian.log_weights[2:]).sum() * second.mean
     np.testing.assert_allclose(whole, gaussian.mean, rtol=1e-5)
+
+
+def deep(weights, x):
+    """A network whose layers are much wider than what goes in and comes out."""
+    hidden = jnp.tanh(x[:, None] * weights["in"])
+    return jnp.tanh(hidden @ weights["between"]) @ weights["out"]
+
+
+def drawn(width, draws=6):
+    rng = np.random.default_rng(0)
+    shapes = {"in": (width,), "between": (width, width), "out": (width,)}
+    return {name: jnp.asarray(rng.normal(size=(draws, *s)) / width**0.5) for name, s in shapes.items()}
+
+
+@pytest.mark.parametrize("held", [1, 300, 1500, 4000, 2**28])
+def test_draws_of_a_network_are_the_same_in_parts(monkeypatch, held):
+    """One example of one draw at a time, several, one draw, several draws, all."""
+    weights, x = drawn(16), jnp.linspace(-1, 1, 23)
+    monkeypatch.setattr(module, "NUMBERS_AT_A_TIME", held)
+    slow = np.stack([deep(jax.tree.map(lambda leaf, k=k: leaf[k], weights), x) for k in range(6)])
+    np.testing.assert_allclose(jax.jit(module._over_draws(deep))(weights, x), slow, rtol=1e-5, atol=1e-6)
+
+
+def test_scratch_memory_does_not_grow_with_examples_nor_draws(monkeypatch):
+    monkeypatch.setattr(module, "NUMBERS_AT_A_TIME", 2**16)
+
+    def scratch(n, draws):
+        program = jax.jit(module._over_draws(deep)).lower(drawn(64, draws), jnp.zeros(n)).compile()
+        return program.memory_analysis().temp_size_in_bytes - 4 * n * draws  # the outputs themselves
+
+    assert max(scratch(8000, 2), scratch(1000, 32)) < 2 * scratch(1000, 2)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -80,6 +80,11 @@ def test_programs_are_kept_by_the_recipe_where_all_functions_are_of_libraries():
     assert [k for k, equal in enumerate(same) if not equal] == [11, 12, 13, 14]
     keys = [program_key(FirstOrder(transformation, 10)) for transformation in listed()]
     assert len(set(keys)) == len(keys)
+    unread = optax.inject_hyperparams(lambda rate: optax.adam(rate))(rate=1e-2)
+    assert program_key(FirstOrder(unread, 10)) == FirstOrder(unread, 1)
+    for held in (range(3), slice(2), len):  # objects that hold what no recipe reads
+        holding = optax.masked(optax.adam(1e-2), {"a": held})
+        assert program_key(FirstOrder(holding, 10)) == FirstOrder(holding, 1)
     masked = optax.masked(optax.adam(1e-2), lambda tree: tree)
     assert program_key(FirstOrder(masked, 10)) == FirstOrder(masked, 1)
     assert isinstance(program_key(FirstOrder(optax.masked(optax.adam(1e-2), {"a": True}), 10)), str)
