@@ -3,6 +3,7 @@
 posterior  = jm.fit(key, model, (x, y), jm.MAP())
 predictive = jm.predict(key, model, posterior, x_new)
 scores     = jm.score(predictive, y_new)
+report     = jm.audit(key, model, (x, y), posterior)
 table      = jm.compare(key, model, (train, test), {"MAP": jm.MAP(), "NUTS": jm.NUTS()}, reference="NUTS")
 """
 
@@ -63,7 +64,7 @@ from jaxmap.infer import (
 )
 
 # Assessment
-from jaxmap.assess import Comparison, Predictive, compare, predict, score
+from jaxmap.assess import Audit, Comparison, Predictive, Verdict, audit, compare, predict, score
 
 # Other libraries
 from jaxmap.interop import from_numpyro
@@ -81,6 +82,7 @@ __all__ = [
     "NUTS",
     "SGHMC",
     "VI",
+    "Audit",
     "Bernoulli",
     "Categorical",
     "Bootstrap",
@@ -119,6 +121,8 @@ __all__ = [
     "Stream",
     "StudentT",
     "Tuned",
+    "Verdict",
+    "audit",
     "compare",
     "connect",
     "datasets",

@@ -50,6 +50,20 @@ class Emission:
 
         return self._program("cdf", total)(members, weights, y)
 
+    def mixed(self, members: Any, log_weights: Any, y: Any) -> Any:
+        """Evaluate log sum_s exp(log_weights[s, i]) p(y[k, i] | member s), for y of shape (k, n, ...): (k, n)."""
+
+        def total(members: Any, log_weights: Any, y: Any) -> Any:
+            def add(total: Any, part: Any) -> Any:
+                member, weights = part
+                each = jax.vmap(self(member).log_prob)(y) + weights[None]
+                return jnp.logaddexp(total, each), None
+
+            begin = jnp.full((len(y), log_weights.shape[1]), -jnp.inf, log_weights.dtype)
+            return jax.lax.scan(add, begin, (members, log_weights))[0]
+
+        return self._program("mixed", total)(members, log_weights, y)
+
     def sample(self, keys: Key, members: Any) -> Any:
         """One draw of y from each of the given members."""
 

@@ -102,7 +102,7 @@ def grade(key: Key, density: Density, problem: Problem, mean: Any, precision: Pr
     if moving_size(precision) < precision.size:
         noise = noise[:, precision.positions]  # type: ignore[attr-defined]
     log_normal = 0.5 * precision.log_det - 0.5 * noise.shape[1] * np.log(2 * np.pi) - 0.5 * np.sum(noise**2, axis=1)
-    values, moments = _evaluated(density, problem, mean, flat[None] + moves)
+    values, moments = density_of_draws(density, problem, mean, flat[None] + moves)
     values = values - _of_held(density, problem, mean, precision)
     log_ratios = values - log_normal
     log_ratios = np.where(np.isnan(log_ratios), np.inf, log_ratios)
@@ -144,7 +144,9 @@ def _smoothed(log_ratios: np.ndarray, log_weights: np.ndarray) -> np.ndarray:
     return log_weights + (log_ratios[smallest] - log_weights[smallest])
 
 
-def _evaluated(density: Density, problem: Problem, mean: Any, z: np.ndarray) -> tuple[np.ndarray, Callable[..., Any]]:
+def density_of_draws(
+    density: Density, problem: Problem, mean: Any, z: np.ndarray
+) -> tuple[np.ndarray, Callable[..., Any]]:
     """The density at the rows of z, and a function from weights to mean and sd in the user's space."""
     shaped = shaper(mean)
 
