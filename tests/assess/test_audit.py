@@ -53,9 +53,10 @@ def test_the_price_of_a_linear_gaussian_point_is_its_closed_form(n, d):
     alone = stats.norm.logpdf(y, center, NOISE)
     numbers = audit.numbers
     # 1000 draws and 64 values of y per example; weights that leave out one of 12 are smoothed hard
+    rough = 0.02 if n > 12 else 0.03
     assert numbers["expected"] == pytest.approx(kl.mean(), rel=0.25, abs=2e-3)
-    assert numbers["coverage_gap"] == pytest.approx(inside.mean() - 0.9, abs=0.02 if n > 12 else 0.03)
-    assert numbers["elpd"] == pytest.approx(whole.mean(), abs=0.02)
+    assert numbers["coverage_gap"] == pytest.approx(inside.mean() - 0.9, abs=rough)
+    assert numbers["elpd"] == pytest.approx(whole.mean(), abs=rough)
     assert numbers["observed"] == pytest.approx((whole - alone).mean(), abs=0.03)
     assert numbers["k_hat"] == -np.inf or numbers["k_hat"] < 0.5
     assert numbers["severity"] == pytest.approx(
