@@ -67,8 +67,7 @@ def price(key: Key, model: Model, stand: StandIn, y: Any) -> Price:
         shares = np.exp(log_weights) - np.exp(_normalised(stand.log_ratios))[:, None]
         point = _LeftOutPoint(model, stand, stand.members_without(shares))
         nodes, log_shares = values_at(key, predictive, log_weights)
-        mixed, alone = mixture_at(predictive, log_weights, nodes), point.log_prob(nodes)
-        each = np.sum(np.exp(log_shares) * np.where(log_shares > -30, mixed - alone, 0.0), axis=0)
+        each = _divergences(log_shares, mixture_at(predictive, log_weights, nodes), point.log_prob(nodes))
         seen = mixture_at(predictive, log_weights, y[None])[0]
         gaps = seen - point.log_prob(y[None])[0]
         gap = _coverage_gap(key, predictive, log_weights, point, y)
@@ -97,8 +96,16 @@ def divergence(key: Key, stand: StandIn, other: Predictive) -> float:
         weights = np.repeat(_smoothed(stand.log_ratios)[:, None], n, axis=1)
         nodes, log_shares = values_at(key, predictive, weights)
         theirs = mixture_at(other, np.repeat(np.asarray(other.log_weights)[:, None], n, axis=1), nodes)
-        differences = mixture_at(predictive, weights, nodes) - theirs
-    return float(np.sum(np.exp(log_shares) * np.where(log_shares > -30, differences, 0.0), axis=0).mean())
+        return float(_divergences(log_shares, mixture_at(predictive, weights, nodes), theirs).mean())
+
+
+def _divergences(log_shares: np.ndarray, log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+    """KL(p || q) of each example, (n,): the mean under p of log p / q + q / p - 1.
+
+    The last two terms average to zero and make every term positive: with p near q the noise is of second order.
+    """
+    ratio = np.where(log_shares > -30, log_q - log_p, 0.0)
+    return np.sum(np.exp(log_shares) * (np.expm1(ratio) - ratio), axis=0)
 
 
 def values_at(key: Key, predictive: Predictive, log_weights: np.ndarray) -> tuple[Any, np.ndarray]:

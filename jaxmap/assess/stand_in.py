@@ -126,21 +126,27 @@ def _flat(gaussian: GaussianPosterior) -> np.ndarray:
 
 
 def _mixture_draws(key: Key, gaussians: list[GaussianPosterior]) -> tuple[np.ndarray, np.ndarray]:
-    """Draws (S, P) of the mixture weighted by evidence, each mode at least a tenth, and its log density there."""
+    """Draws (S, P) of the mixture weighted by evidence, each mode at least a tenth, and its log density there.
+
+    The Gaussians are widened, their variances by 1 + 1 / sqrt(P): the posterior without an influential example is wider
+    than with it, and weights of draws that never went there would not show it. It costs about a third of the draws.
+    """
+    size = gaussians[0].precision.size
+    wider = np.sqrt(1.0 + 1.0 / np.sqrt(size))
     evidence = np.array([g.log_evidence for g in gaussians])
     shares = np.maximum(np.exp(evidence - logsumexp(evidence)), 0.1)
     counts = np.maximum(np.round(DRAWS * shares / shares.sum()).astype(int), 1)
     parts = []
     for k, (gaussian, count) in enumerate(zip(gaussians, counts, strict=True)):
-        noise = spread_normal(jax.random.fold_in(key, k), int(count), gaussian.precision.size)
+        noise = wider * spread_normal(jax.random.fold_in(key, k), int(count), size)
         parts.append(_flat(gaussian)[None] + gaussian.precision.color(noise.T).T)
     z = np.concatenate(parts)
     logs = []
     for gaussian, count in zip(gaussians, counts, strict=True):
-        white = gaussian.precision.whiten((z - _flat(gaussian)[None]).T)
+        white = gaussian.precision.whiten((z - _flat(gaussian)[None]).T) / wider
         log_normal = 0.5 * gaussian.precision.log_det - 0.5 * np.sum(white**2, axis=0)
         logs.append(np.log(count / len(z)) + log_normal - 0.5 * z.shape[1] * np.log(2 * np.pi))
-    return z, logsumexp(np.stack(logs), axis=0)
+    return z, logsumexp(np.stack(logs), axis=0) - size * np.log(wider)
 
 
 def _by_outputs(

@@ -90,7 +90,7 @@ def test_few_examples_need_the_gaussian_around_the_point():
 
 
 def test_a_classifier_against_its_posterior_on_a_grid():
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(5)
     x = rng.normal(size=(14, 1))
     y = (rng.random(14) < 1 / (1 + np.exp(-2 * x[:, 0]))).astype(int)
     network = (lambda key: jnp.zeros(1), lambda b, x: x @ b)
@@ -107,7 +107,7 @@ def test_a_classifier_against_its_posterior_on_a_grid():
         q = 1 / (1 + np.exp(-x[i, 0] * grid[np.argmax(log)]))
         kl.append(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
     # the point without an example is found by one step, not climbed to
-    assert audit.numbers["expected"] == pytest.approx(np.mean(kl), rel=0.5)
+    assert audit.numbers["expected"] == pytest.approx(np.mean(kl), rel=0.3)
     assert np.isnan(audit.numbers["coverage_gap"])
 
 
