@@ -6,6 +6,7 @@ from jaxmap.assess.linearised import linearised
 from jaxmap.assess.predict import predict
 from jaxmap.assess.score import score
 from jaxmap.assess.diagnostics import Fidelity, fidelity, function_rhat
+from jaxmap.assess.kept import keep
 from jaxmap.assess.records import Record, RecordFolder
 from jaxmap.assess.comparison import Comparison
 from jaxmap.assess.compare import compare
@@ -20,6 +21,7 @@ __all__ = [
     "compare",
     "fidelity",
     "function_rhat",
+    "keep",
     "linearised",
     "predict",
     "score",

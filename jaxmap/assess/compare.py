@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from jaxmap.assess.comparison import CEILING, Comparison
 from jaxmap.assess.diagnostics import fidelity_view, function_rhat
+from jaxmap.assess.kept import keep
 from jaxmap.assess.predict import predict
 from jaxmap.assess.predictive import Predictive
 from jaxmap.assess.records import Record, RecordFolder
@@ -22,6 +24,12 @@ from jaxmap.model import Model
 from jaxmap.types import FitError, Key, Method
 
 QUANTILE_LEVELS = np.array([0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975])
+
+KEPT = 2
+"""The tag folded into a cell's key for the draws that its record keeps; 0 and 1 are the halves'."""
+
+RANKS = 3
+"""The tag folded into a cell's key for the ranks of counts."""
 
 
 def compare(
@@ -127,6 +135,7 @@ def _cell(key: Key, problem: Problem, method: Method, test: Any, blank: Record) 
         "members": [status.name for status in info.members],
         "notes": list(info.notes),
         "diagnostics": info.diagnostics,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     plain |= {n: float(v) for n in ("log_likelihood", "log_prior", "log_joint") if (v := getattr(info, n)) is not None}
     if "k_hat" in info.diagnostics:
@@ -134,7 +143,8 @@ def _cell(key: Key, problem: Problem, method: Method, test: Any, blank: Record) 
     agree = function_rhat(predictive)
     if agree is not None:
         plain |= {"rhat": agree.quantile95, "rhat_median": agree.median, "rhat_max": agree.largest}
-    return replace(blank, scores=score(predictive, y), info=plain, arrays=_arrays(key, predictive, y))
+    arrays = _arrays(key, predictive, y) | keep(jax.random.fold_in(key, KEPT), posterior)
+    return replace(blank, scores=score(predictive, y), info=plain, arrays=arrays)
 
 
 def _arrays(key: Key, predictive: Predictive, y: Any) -> dict[str, np.ndarray]:
@@ -155,10 +165,19 @@ def _arrays(key: Key, predictive: Predictive, y: Any) -> dict[str, np.ndarray]:
     return arrays | {
         "mean": predictive.mean,
         "quantiles": predictive.quantile(QUANTILE_LEVELS),
-        "pit": predictive.cdf(y),
+        "pit": _pit(jax.random.fold_in(key, RANKS), predictive, y),
         "epistemic": predictive.epistemic,
         "aleatoric": predictive.aleatoric,
     }
+
+
+def _pit(key: Key, predictive: Predictive, y: Any) -> np.ndarray:
+    """F(y), the probability integral transform; of counts a uniform draw between F(y-) and F(y) (Smith, 1985)."""
+    pit = predictive.cdf(y)
+    if predictive.kind != "counts":
+        return pit
+    jump = np.exp(predictive.log_prob(y)) * np.asarray(jax.random.uniform(key, pit.shape))
+    return np.clip(pit - jump, 0.0, 1.0).astype(pit.dtype)
 
 
 def _pairs(splits: Any) -> list[tuple[Any, Any]]:
