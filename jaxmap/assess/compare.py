@@ -21,6 +21,7 @@ from jaxmap.infer import Problem, fit_problem
 from jaxmap.infer.point import describe
 from jaxmap.infer.problem import check_method, library_versions, named_key
 from jaxmap.model import Model
+from jaxmap.trees import check_key
 from jaxmap.types import FitError, Key, Method
 
 QUANTILE_LEVELS = np.array([0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975])
@@ -69,6 +70,7 @@ def compare(
     Raises:
         ValueError: bad options; a record in `folder` of another model, data, method or version.
     """
+    given = np.asarray(jax.random.key_data(check_key(key, "compare"))).tolist()
     key = named_key(key, "compare")
     if not isinstance(model, Model) and not callable(model):
         raise TypeError(f"Expected a jm.Model or a function train -> Model; got {type(model).__name__}.")
@@ -100,7 +102,7 @@ def compare(
         "splits": len(pairs),
         "seeds": seeds,
     }
-    config |= {"key": np.asarray(jax.random.key_data(key)).tolist(), "versions": library_versions()}
+    config |= {"given_key": given, "key": np.asarray(jax.random.key_data(key)).tolist(), "versions": library_versions()}
     return Comparison(tuple(records), reference, config)
 
 

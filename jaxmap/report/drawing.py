@@ -1,5 +1,6 @@
 """What a figure is made of: panels, which stand in a grid on disk and one by one on the page."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,9 @@ STYLE = {
 }
 
 
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+
+
 class Mark(NamedTuple):
     """How a row is drawn, the same in every figure."""
 
@@ -89,12 +93,14 @@ class Panel:
         said: what is to be seen, in a sentence, for those who cannot see it.
         draw: puts it on axes.
         height: in inches.
+        foot: of it, below the axes.
     """
 
     title: str
     said: str
     draw: Callable[[Axes], None]
     height: float = 2.3
+    foot: float = 0.42
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,11 @@ class Drawing:
     caption: str
     panels: tuple[Panel, ...]
     key: tuple[Mark, ...] = ()
+
+
+def printable(text: str) -> str:
+    """Put the replacement character where XML and UTF-8 have no place for one."""
+    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 @contextmanager
@@ -136,12 +147,12 @@ def assembled(drawing: Drawing) -> Figure:
         axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
         for axis, panel in zip(axes, drawing.panels, strict=False):
             panel.draw(axis)
-            axis.set_title(panel.title)
+            axis.set_title(printable(panel.title))
         for axis in axes[len(drawing.panels) :]:
             axis.set_visible(False)
         if drawing.key:
             lines = [Line2D([], [], lw=1.6, **mark.line) for mark in drawing.key]
-            names = [mark.name for mark in drawing.key]
+            names = [printable(mark.name) for mark in drawing.key]
             figure.legend(
                 lines, names, loc="outside lower center", ncols=min(2 * columns, len(names)), handlelength=2.6
             )
@@ -151,16 +162,16 @@ def assembled(drawing: Drawing) -> Figure:
 def alone(panel: Panel) -> Figure:
     """One panel without its title; its margins are fixed, so that panels above each other line up."""
     figure = Figure(figsize=(WIDTH, panel.height))
-    left, right, bottom, top = 0.64 / WIDTH, 1 - 0.1 / WIDTH, 0.42 / panel.height, 1 - 0.08 / panel.height
+    left, right, bottom, top = 0.64 / WIDTH, 1 - 0.1 / WIDTH, panel.foot / panel.height, 1 - 0.08 / panel.height
     panel.draw(figure.subplots(gridspec_kw={"left": left, "right": right, "bottom": bottom, "top": top}))
     return figure
 
 
 def few_ticks(axis: Axes, x: int = 5, y: int = 5) -> None:
     """Leave room between the numbers on linear axes."""
-    for one, most in ((axis.xaxis, x), (axis.yaxis, y)):
-        if one.get_scale() == "linear":
-            one.get_major_locator().set_params(nbins=most)
+    if axis.get_xscale() == "linear":
+        axis.locator_params(axis="x", nbins=x)
+    axis.locator_params(axis="y", nbins=y)
 
 
 def log_x(axis: Axes, low: float, high: float, *, engineering: bool) -> None:

@@ -16,6 +16,9 @@ MOST_TRACED = 4
 
 GRID = 160
 
+STEEP = 6.0
+"""A first descent that is higher than this, in heights of the other nine tenths of a curve, is cut off."""
+
 
 def kept(record: Any, begin: str) -> dict[str, np.ndarray]:
     """The arrays of a record whose names begin so, by the rest of their names."""
@@ -32,7 +35,7 @@ def marginals(records: list[Any], by_row: dict[str, Mark]) -> Drawing | None:
         rows = {row: drawn for row, drawn in rows.items() if np.isfinite(drawn).all() and drawn.size}
         if rows:
             said = "; ".join(f"{row} {_in_words(drawn)}" for row, drawn in rows.items())
-            panels.append(Panel(name, f"{name}: {said}.", partial(_marginal, rows=rows, by_row=by_row), 2.0))
+            panels.append(Panel(name, f"{name}: {said}.", partial(_marginal, rows=rows, by_row=by_row), 1.8, 0.24))
     if not panels:
         return None
     caption = (
@@ -69,8 +72,8 @@ def _marginal(axis: Axes, rows: dict[str, np.ndarray], by_row: dict[str, Mark]) 
         foot = axis.get_xaxis_transform()
         for point in drawn[:, 0]:
             if not low <= point <= high:
-                edge, arrow = (low, "<") if point < low else (high, ">")
-                axis.plot(edge, 0.5, arrow, color=mark.color, ms=6, transform=foot, clip_on=False)
+                edge, arrow = (0.025, "<") if point < low else (0.975, ">")
+                axis.plot(edge, 0.3, arrow, color=mark.color, ms=6, transform=axis.transAxes)
             elif len(drawn) == 1:
                 axis.axvline(point, lw=1.4, **mark.line)
             else:
@@ -107,8 +110,8 @@ def traces(records: list[Any]) -> Drawing | None:
         return None
     most = f"; the first {MOST_TRACED} of {len(sampled)} rows are shown" if len(sampled) > MOST_TRACED else ""
     caption = (
-        "One colour per chain, thinned. Chains that have found the posterior lie on each other like noise; a chain "
-        f"that stays elsewhere, or drifts, has not (R-hat in the table measures that on predictions){most}."
+        "One colour per chain, at most 250 draws of each. Chains that have found the posterior lie on each other like "
+        f"noise; one that stays elsewhere, or drifts, has not (R-hat in the table measures that on predictions){most}."
     )
     return Drawing("traces", "Chains", caption, tuple(panels))
 
@@ -117,7 +120,7 @@ def _trace(axis: Axes, drawn: np.ndarray) -> None:
     for k, chain in enumerate(drawn):
         axis.plot(chain, color=COLORS[k % len(COLORS)], lw=0.6, alpha=0.85)
     axis.set_xlim(0, max(1, drawn.shape[1] - 1))
-    axis.set_xlabel("draw, thinned")
+    axis.set_xlabel("draw")
     few_ticks(axis, y=3)
 
 
@@ -150,7 +153,8 @@ def _loss(axis: Axes, curves: list[np.ndarray], color: str) -> None:
     values = np.concatenate([curve[1] for curve in curves])
     values = values[np.isfinite(values)]
     if values.size:
-        low, high = float(values.min()), float(np.quantile(values, 0.9))
+        low, most, high = float(values.min()), float(np.quantile(values, 0.9)), float(values.max())
+        high = high if high - low < STEEP * (most - low) else most
         room = max(high - low, 1e-6 * max(1.0, abs(low)))
         axis.set_ylim(low - 0.05 * room, high + 0.1 * room)
     axis.set(xlabel="step", ylabel="loss")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from jaxmap.report.drawing import Drawing, Mark
+from jaxmap.report.drawing import Drawing, Mark, printable
 from jaxmap.report.figures import comparison_drawings
 from jaxmap.report.meanings import MEANINGS, Meaning
 from jaxmap.report.svg import VARIABLES, inline_svg
@@ -53,12 +53,14 @@ def comparison_page(comparison: Any, record: dict[str, Any], audit: Any = None) 
     if verdict is not None:
         record = {**record, "audit": verdict}
     notes = list(dict.fromkeys(f"{r.method}: {note}" for r in comparison.records for note in r.info.get("notes", [])))
+    elsewhere = {*notes, *(row.get("sentence") for row in comparison.summary())}
+    lines = [line for line in verdict_lines(comparison) if line not in elsewhere]
     return _rendered(
         title=title_text(comparison),
         facts=_facts(comparison),
         audit=verdict,
-        opening="" if verdict else opening(comparison),
-        lines=[line for line in verdict_lines(comparison) if line not in notes],
+        opening=[] if verdict else opening(comparison, differences=not lines),
+        lines=[_minus(line) for line in lines],
         table=_table(comparison),
         sections=[_section(drawing) for drawing in comparison_drawings(comparison)],
         notes=notes,
@@ -84,7 +86,7 @@ def audit_page(audit: Any, *, title: str = "Audit", facts: Mapping[str, str] | N
         title=title,
         facts=list((facts or {}).items()),
         audit=plain,
-        opening="",
+        opening=[],
         lines=[],
         table=None,
         sections=[],
@@ -116,22 +118,24 @@ def audit_of(audit: Any) -> dict[str, Any]:
     return {**plain, "reasons": list(plain.get("reasons") or ()), "findings": findings, "next": plain.get("next") or ""}
 
 
-def opening(comparison: Any) -> str:
-    """What the table says, in two or three sentences."""
+def opening(comparison: Any, *, differences: bool) -> list[str]:
+    """What the table says, in up to three sentences, the main one first; `differences` from the reference if wanted."""
     rows = [row for row in comparison.summary() if row["method"] != CEILING and row.get("lppd", float("nan")) > -1e300]
     if not rows:
-        return "No method gave a result that could be scored."
+        return ["No method gave a result that could be scored."]
     best = max(rows, key=lambda row: row["lppd"])
     score = _minus(f"{best['lppd']:.3f}")
     said = [f"{best['method']} predicts the held-out data best: lppd {score} nats per test point."]
     others = [row for row in rows if row["method"] != comparison.reference]
     reference = next((row for row in rows if row["method"] == comparison.reference), None)
-    if reference is not None and others:
+    if differences and reference is not None and others:
         gaps = [f"{row['method']} {row['lppd'] - reference['lppd']:+.3f}" for row in others]
-        said.append(f"Against {comparison.reference}: {', '.join(gaps)}.".replace(" -", " \u2212"))
+        said.append(
+            f"Against {comparison.reference}, in nats per test point: {', '.join(gaps)}.".replace(" -", " \u2212")
+        )
     if rows[0]["cells"] == 1 and len(rows) > 1:
         said.append("This is one split of the data: small differences may be chance.")
-    return " ".join(said)
+    return said
 
 
 def _rendered(**content: Any) -> str:
@@ -140,7 +144,7 @@ def _rendered(**content: Any) -> str:
     )
     environment.filters |= {"plain": _plain_number, "fingerprint": _fingerprint}
     content |= {"concerns": MARKS}
-    return environment.get_template("page.html.j2").render(content).strip() + "\n"
+    return printable(environment.get_template("page.html.j2").render(content)).strip() + "\n"
 
 
 def _fingerprint(script: str) -> str:
@@ -221,10 +225,13 @@ def _again(comparison: Any) -> str:
     config = comparison.config
     if config.get("command"):
         return str(config["command"])
-    methods = "".join(f"    {name!r}: jm.{text},\n" for name, text in config.get("methods", {}).items())
+    calls = {name: f"{text}()" if text.isidentifier() else text for name, text in config.get("methods", {}).items()}
+    methods = "".join(f"    {name!r}: jm.{text},\n" for name, text in calls.items())
     options = f", reference={comparison.reference!r}" if comparison.reference else ""
     options += f", seeds={config['seeds']}" if config.get("seeds", 1) != 1 else ""
-    return f"methods = {{\n{methods}}}\njm.compare(key, model, splits, methods{options})"
+    given = config.get("given_key")
+    key = f"key = jax.random.wrap_key_data(jnp.array({given}, jnp.uint32))\n" if given else ""
+    return f"{key}methods = {{\n{methods}}}\njm.compare(key, model, splits, methods{options})"
 
 
 def _record_text(record: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from jaxmap.report.drawing import BAND, INK, QUIET, Drawing, Mark, Panel, few_ticks, log_x
+from jaxmap.report.drawing import BAND, INK, QUIET, Drawing, Mark, Panel, few_ticks, log_x, printable
 from jaxmap.report.table import CEILING
 from jaxmap.statistics import coverage_curve, reliability_curve
 
@@ -32,7 +32,7 @@ def bands(records: list[Any], comparison: Any, by_row: dict[str, Mark]) -> Drawi
         title, said = record.method, f"{record.method}: predicted median and bands against the observed values"
         if {"lppd", "coverage90"} <= set(record.scores):
             inside = f"{record.scores['coverage90']:.0%} inside"
-            title += f": lppd {record.scores['lppd']:.2f}, {inside}"
+            title += f": lppd {record.scores['lppd']:.2f}, {inside}".replace("-", "\u2212")
             said += f"; {inside} the 90 % band"
         draw = partial(_band, record=record, order=order, color=by_row[record.method].color, label=label, limits=limits)
         panels.append(Panel(title, f"{said}.", draw))
@@ -46,7 +46,7 @@ def bands(records: list[Any], comparison: Any, by_row: dict[str, Mark]) -> Drawi
 def measured(comparison: Any) -> str:
     """The target and its unit."""
     target, unit = comparison.config.get("target") or "y", comparison.config.get("unit")
-    return f"{target} ({unit})" if unit else str(target)
+    return printable(f"{target} ({unit})" if unit else str(target))
 
 
 def _first(records: list[Any], most: int) -> str:
@@ -158,7 +158,7 @@ def _reliable(axis: Axes, records: list[Any], by_row: dict[str, Mark]) -> None:
 
 
 def cost(comparison: Any, by_row: dict[str, Mark]) -> Drawing | None:
-    """lppd against gradients and against seconds, with standard errors where there are several cells."""
+    """Lppd against gradients and against seconds, with standard errors where there are several cells."""
     rows = [row for row in comparison.summary() if row["method"] != CEILING and np.isfinite(row.get("lppd", np.nan))]
     panels = []
     for name, title in (("num_gradients", "gradients"), ("seconds", "seconds")):
@@ -196,21 +196,21 @@ def _named(axis: Axes, names: list[str], x: np.ndarray, y: np.ndarray) -> None:
     """Write the names beside their points, from the lowest up, none on another."""
     (left, right), (low, high) = np.log(axis.get_xlim()), axis.get_ylim()
     across, up = (np.log(x) - left) / (right - left), (y - low) / (high - low)
-    placed: list[tuple[float, float, float]] = []
+    taken = [(here - 0.025, here + 0.025, there) for here, there in zip(across, up, strict=True)]
     for i in np.argsort(up, kind="stable"):
         name = shortened(names[i])
-        wide = 0.031 * len(name) + 0.04
-        on_the_right = across[i] + wide < 1
-        begin = across[i] if on_the_right else across[i] - wide
-        level = up[i]
-        for other, other_end, height in placed:
-            if begin < other_end and other < begin + wide:
-                level = max(level, height + 0.075)
-        placed.append((begin, begin + wide, level))
-        place, side = (across[i] + 0.025, "left") if on_the_right else (across[i] - 0.025, "right")
+        wide, on_the_right = 0.031 * len(name), across[i] + 0.031 * len(name) < 0.95
+        begin = across[i] + 0.032 if on_the_right else across[i] - 0.032 - wide
+        level = float(up[i])
+        for left, right, height in sorted(taken, key=lambda other: other[2]):
+            if begin < right and left < begin + wide and abs(level - height) < 0.075:
+                level = height + 0.075
+        taken.append((begin, begin + wide, level))
+        place, side = (begin, "left") if on_the_right else (begin + wide, "right")
         axis.text(place, level, name, ha=side, va="center", fontsize=8, transform=axis.transAxes)
 
 
 def shortened(name: str, most: int = 24) -> str:
     """The beginning of a long name."""
+    name = printable(name)
     return name if len(name) <= most else f"{name[: most - 1]}\u2026"

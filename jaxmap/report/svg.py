@@ -3,9 +3,9 @@
 import io
 import re
 import xml.etree.ElementTree as ElementTree
-from xml.etree.ElementTree import Element, SubElement
+from xml.etree.ElementTree import Element
 
-from jaxmap.report.drawing import BAND, COLORS, INK, QUIET, Panel, alone, styled
+from jaxmap.report.drawing import BAND, COLORS, INK, QUIET, Panel, alone, printable, styled
 
 VARIABLES = {INK: "--ink", QUIET: "--quiet", BAND: "--band"} | {c: f"--series-{i}" for i, c in enumerate(COLORS, 1)}
 """Colour in a drawing -> variable of the page's style sheet, which has two values for each: light and dark."""
@@ -15,13 +15,7 @@ PIXELS_PER_POINT = 4 / 3
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _COLOR = re.compile("#[0-9a-f]{6}")
 _FONT = re.compile(r"font-family:[^;]*;?\s*")
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _MEASURES = ("d", "x", "y", "width", "height", "transform")
-
-
-def printable(text: str) -> str:
-    """Put the replacement character where XML and UTF-8 have no place for one."""
-    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def inline_svg(panel: Panel, name: str) -> str:
