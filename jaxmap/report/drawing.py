@@ -17,8 +17,8 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullForma
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 """Distinguishable to the colour-blind (Tol, 2021)."""
 
-DASHES = ((), (5.0, 1.5), (1.2, 1.2), (6.0, 1.5, 1.2, 1.5))
-"""On and off, in points: colours and dashes together tell 28 rows apart."""
+DASHES = ((), (5.0, 1.5), (1.2, 1.2), (6.0, 1.5, 1.2, 1.5), (9.0, 1.5))
+"""On and off, in points: colours and dashes together tell 35 rows apart."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -162,7 +162,7 @@ def assembled(drawing: Drawing) -> Figure:
 def alone(panel: Panel) -> Figure:
     """One panel without its title; its margins are fixed, so that panels above each other line up."""
     figure = Figure(figsize=(WIDTH, panel.height))
-    left, right, bottom, top = 0.64 / WIDTH, 1 - 0.1 / WIDTH, panel.foot / panel.height, 1 - 0.08 / panel.height
+    left, right, bottom, top = 0.64 / WIDTH, 1 - 0.2 / WIDTH, panel.foot / panel.height, 1 - 0.08 / panel.height
     panel.draw(figure.subplots(gridspec_kw={"left": left, "right": right, "bottom": bottom, "top": top}))
     return figure
 

@@ -56,7 +56,7 @@ def comparison_page(comparison: Any, record: dict[str, Any], audit: Any = None) 
     elsewhere = {*notes, *(row.get("sentence") for row in comparison.summary())}
     lines = [line for line in verdict_lines(comparison) if line not in elsewhere]
     return _rendered(
-        title=title_text(comparison),
+        title=title_text(comparison).replace("+- ", "\u00b1 "),
         facts=_facts(comparison),
         audit=verdict,
         opening=[] if verdict else opening(comparison, differences=not lines),
@@ -213,7 +213,8 @@ def _section(drawing: Drawing) -> dict[str, Any]:
     # Ours, and escaped by ElementTree.
     panels = [(p.title, Markup(inline_svg(p, name))) for p, name in zip(drawing.panels, names, strict=True)]
     key = [_key_entry(mark) for mark in drawing.key]
-    return {"name": drawing.name, "heading": drawing.heading, "caption": drawing.caption, "panels": panels, "key": key}
+    caption = drawing.caption.replace(" %", "\u00a0%")
+    return {"name": drawing.name, "heading": drawing.heading, "caption": caption, "panels": panels, "key": key}
 
 
 def _key_entry(mark: Mark) -> dict[str, str]:

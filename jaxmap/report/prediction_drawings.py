@@ -187,18 +187,18 @@ def _cost(axis: Axes, rows: list[dict[str, Any]], name: str, label: str, by_row:
     for row, here, there, error in zip(rows, x, y, errors, strict=True):
         mark = by_row[row["method"]]
         axis.errorbar(here, there, error or None, fmt=mark.marker, color=mark.color, ms=5, elinewidth=1, capsize=2)
-    _named(axis, [row["method"] for row in rows], x, y)
+    _named(axis, [by_row[row["method"]] for row in rows], x, y)
     axis.set(xlabel=label, ylabel="lppd (nats per test point)")
     few_ticks(axis)
 
 
-def _named(axis: Axes, names: list[str], x: np.ndarray, y: np.ndarray) -> None:
+def _named(axis: Axes, rows: list[Mark], x: np.ndarray, y: np.ndarray) -> None:
     """Write the names beside their points, from the lowest up, none on another."""
     (left, right), (low, high) = np.log(axis.get_xlim()), axis.get_ylim()
     across, up = (np.log(x) - left) / (right - left), (y - low) / (high - low)
     taken = [(here - 0.025, here + 0.025, there) for here, there in zip(across, up, strict=True)]
     for i in np.argsort(up, kind="stable"):
-        name = shortened(names[i])
+        name = shortened(rows[i].name)
         wide, on_the_right = 0.031 * len(name), across[i] + 0.031 * len(name) < 0.95
         begin = across[i] + 0.032 if on_the_right else across[i] - 0.032 - wide
         level = float(up[i])
@@ -207,7 +207,8 @@ def _named(axis: Axes, names: list[str], x: np.ndarray, y: np.ndarray) -> None:
                 level = height + 0.075
         taken.append((begin, begin + wide, level))
         place, side = (begin, "left") if on_the_right else (begin + wide, "right")
-        axis.text(place, level, name, ha=side, va="center", fontsize=8, transform=axis.transAxes)
+        style = {"ha": side, "va": "center", "fontsize": 8, "color": rows[i].color}
+        axis.text(place, level, name, transform=axis.transAxes, **style)
 
 
 def shortened(name: str, most: int = 24) -> str:

@@ -123,4 +123,6 @@ def number_text(row: dict[str, Any], column: Column) -> str:
         return ""
     text = column.form.format(row[column.key])
     error = row.get(f"{column.key}_se")
-    return text if error is None or column.key in ("seconds", "num_gradients") else f"{text} +- {error:.2g}"
+    if error is None or column.key in ("seconds", "num_gradients"):
+        return text
+    return f"{text} +- {error:.1%}" if "%" in column.form else f"{text} +- {error:.2g}"
