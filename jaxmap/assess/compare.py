@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxmap.assess.comparison import CEILING, Comparison
 from jaxmap.assess.diagnostics import fidelity_view, function_rhat
-from jaxmap.assess.kept import keep
+from jaxmap.assess.kept import keep, ranks
 from jaxmap.assess.predict import predict
 from jaxmap.assess.predictive import Predictive
 from jaxmap.assess.records import Record, RecordFolder
@@ -167,19 +167,10 @@ def _arrays(key: Key, predictive: Predictive, y: Any) -> dict[str, np.ndarray]:
     return arrays | {
         "mean": predictive.mean,
         "quantiles": predictive.quantile(QUANTILE_LEVELS),
-        "pit": _pit(jax.random.fold_in(key, RANKS), predictive, y),
+        "pit": ranks(jax.random.fold_in(key, RANKS), predictive, y),
         "epistemic": predictive.epistemic,
         "aleatoric": predictive.aleatoric,
     }
-
-
-def _pit(key: Key, predictive: Predictive, y: Any) -> np.ndarray:
-    """F(y), the probability integral transform; of counts a uniform draw between F(y-) and F(y) (Smith, 1985)."""
-    pit = predictive.cdf(y)
-    if predictive.kind != "counts":
-        return pit
-    jump = np.exp(predictive.log_prob(y)) * np.asarray(jax.random.uniform(key, pit.shape))
-    return np.clip(pit - jump, 0.0, 1.0).astype(pit.dtype)
 
 
 def _pairs(splits: Any) -> list[tuple[Any, Any]]:

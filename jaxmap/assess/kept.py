@@ -1,4 +1,4 @@
-"""What a record keeps of a posterior for figures: draws of a few parameters, and the curves of the fits."""
+"""What a record keeps for figures: ranks of the outcomes, draws of a few parameters, the curves of the fits."""
 
 import math
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmap.assess.predictive import Predictive
 from jaxmap.infer import Draws, MixturePosterior, Point, Replicates
 from jaxmap.trees import named_leaves, size
 from jaxmap.types import Key
@@ -53,6 +54,15 @@ def keep(key: Key, posterior: Any) -> dict[str, np.ndarray]:
     if density is not None:
         arrays[TRACE] = density.astype(np.float32)
     return arrays | _curves(posterior)
+
+
+def ranks(key: Key, predictive: Predictive, y: Any) -> np.ndarray:
+    """F(y), the probability integral transform; of counts a uniform draw between F(y-) and F(y) (Smith, 1985)."""
+    found = predictive.cdf(y)
+    if predictive.kind != "counts":
+        return found
+    jump = np.exp(predictive.log_prob(y)) * np.asarray(jax.random.uniform(key, found.shape))
+    return np.clip(found - jump, 0.0, 1.0).astype(found.dtype)
 
 
 def chosen(shapes: list[tuple[int, ...]], most: int = MOST_PARAMETERS) -> list[tuple[int, tuple[int, ...]]]:
