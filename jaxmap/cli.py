@@ -110,9 +110,9 @@ def _compare(table: Any, methods: dict[str, Any], widths: tuple[int, ...], split
 
 
 def _command() -> str:
-    """The command that is running, with all its options."""
+    """The command that is running, with all options that its numbers depend on."""
     context = click.get_current_context()
-    options = [f"--{name}={value}" for name, value in context.params.items()]
+    options = [f"--{name}={value}" for name, value in context.params.items() if name != "out"]
     return shlex.join(["jaxmap", str(context.info_name), *options])
 
 

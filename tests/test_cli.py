@@ -65,7 +65,17 @@ def test_compare_prints_a_table_and_writes_the_report(tmp_path, capsys):
     assert {p.name for p in out.iterdir()} == {"report.html", "table.md", "record.json", *figures}
     config = json.loads((out / "record.json").read_text())["config"]
     assert config["unit"] == "MPa"
-    assert config["command"].startswith("jaxmap compare --data=concrete --methods=map,nuts --network=3")
+    options = (
+        "--data=concrete",
+        "--methods=map,nuts",
+        "--network=3",
+        "--split=0",
+        "--seed=0",
+        "--warmup=10",
+        "--draws=10",
+    )
+    assert sorted(config["command"].split()) == sorted(("jaxmap", "compare", *options))
+    assert config["command"] in (out / "report.html").read_text()
 
 
 @pytest.mark.slow

@@ -206,7 +206,9 @@ def test_the_house_is_in_order():
 
 def test_importing_jaxmap_leaves_slow_libraries_alone():
     """Matplotlib and ArviZ take a second each: they are imported by what presents, when it is called."""
-    program = "import sys, jaxmap; print(*sorted({'arviz', 'jinja2', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules)))"
+    program = (
+        "import sys, jaxmap; print(*sorted({'arviz', 'jinja2', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
