@@ -19,8 +19,6 @@ from jaxmap.report.page import LONGEST_RECORD
 from jaxmap.report.save import record_of
 from jaxmap.report.svg import inline_svg
 
-pytestmark = pytest.mark.usefixtures("unchecked")
-
 SCRIPT = "<script>alert(1)</script>"
 NAMES = (SCRIPT, 'MAP $\\frac{ & "co"', "_Laplace", "NUTS \u4e2d\x00\ud800'")
 FIGURES = ("bands", "calibration", "cost", "marginals", "traces", "losses")
