@@ -21,8 +21,8 @@ STEEP = 6.0
 
 
 def kept(record: Any, begin: str) -> dict[str, np.ndarray]:
-    """The arrays of a record whose names begin so, by the rest of their names."""
-    return {name.removeprefix(begin): array for name, array in record.arrays.items() if name.startswith(begin)}
+    """The arrays of a record whose names begin so, by the rest of their names, in order: a file keeps none."""
+    return {name.removeprefix(begin): record.arrays[name] for name in sorted(record.arrays) if name.startswith(begin)}
 
 
 def marginals(records: list[Any], by_row: dict[str, Mark]) -> Drawing | None:

@@ -127,10 +127,16 @@ def test_names_stay_text(page, elements):
 
 
 def test_the_same_comparison_gives_the_same_page(page):
+    """Whatever the reader's matplotlib is told, and whether its records were just made or read from a folder."""
+    again = compared()
+    for old in again.records:
+        backwards = dict(reversed(old.arrays.items()))
+        old.arrays.clear()
+        old.arrays.update(backwards)
     with matplotlib.rc_context(
         {"lines.linewidth": 9, "font.size": 20, "axes.facecolor": "red", "svg.fonttype": "path"}
     ):
-        assert page_of(compared(), AUDIT) == page
+        assert page_of(again, AUDIT) == page
 
 
 def test_nothing_leads_outside(page, elements):
