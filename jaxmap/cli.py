@@ -1,5 +1,6 @@
 """The command line: jaxmap compare | datasets."""
 
+import shlex
 import sys
 import tempfile
 from importlib.metadata import version
@@ -49,7 +50,8 @@ def datasets() -> None:
 def compare(data: str, methods: str, network: str, split: int, seed: int, warmup: int, draws: int, out: Path) -> None:
     """Compare methods on real data: a Bayesian neural network with a N(0, 1) prior, a tenth of the rows held out.
 
-    Prints a table and writes it, two figures and record.json to the folder.
+    Prints a table and writes the report to the folder: report.html, one page for colleagues; table, figures and
+    record.json beside it.
     """
     chosen = _chosen(methods)
     widths = _widths(network)
@@ -94,12 +96,24 @@ def _compare(table: Any, methods: dict[str, Any], widths: tuple[int, ...], split
     title = f"{table.name}, split {split}: {table.target}" + (f" in {table.unit}" if table.unit else "")
     comparison.config.update(title=title, data=table.name, target=table.target, unit=table.unit)
     comparison.config.update(network=list(widths), split=split, seed=seed, source=table.source)
+    comparison.config.update(model=size, rows=len(table.x), command=_command())
     console.print()
     console.print(report.comparison_table(comparison))
     for line in report.verdict_lines(comparison):
         console.print(line, highlight=False, soft_wrap=True)
     comparison.save(out)
-    console.print(f"Report: {out / 'table.md'}, figures and record.json beside it.", highlight=False, soft_wrap=True)
+    console.print(
+        f"Report: {out / 'report.html'}, one page; table, figures and record beside it.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _command() -> str:
+    """The command that is running, with all options that its numbers depend on."""
+    context = click.get_current_context()
+    options = [f"--{name}={value}" for name, value in context.params.items() if name != "out"]
+    return shlex.join(["jaxmap", str(context.info_name), *options])
 
 
 def _methods(names: list[str], warmup: int, draws: int) -> dict[str, Any]:

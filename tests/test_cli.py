@@ -61,8 +61,21 @@ def test_compare_prints_a_table_and_writes_the_report(tmp_path, capsys):
     shown = capsys.readouterr().out
     for word in ("concrete", "MAP", "NUTS", "ceiling", "lppd", "R-hat"):
         assert word in shown
-    assert {p.name for p in out.iterdir()} == {"table.md", "record.json", "bands.png", "calibration.png"}
-    assert json.loads((out / "record.json").read_text())["config"]["unit"] == "MPa"
+    figures = {f"{name}.png" for name in ("bands", "calibration", "cost", "marginals", "traces", "losses")}
+    assert {p.name for p in out.iterdir()} == {"report.html", "table.md", "record.json", *figures}
+    config = json.loads((out / "record.json").read_text())["config"]
+    assert config["unit"] == "MPa"
+    options = (
+        "--data=concrete",
+        "--methods=map,nuts",
+        "--network=3",
+        "--split=0",
+        "--seed=0",
+        "--warmup=10",
+        "--draws=10",
+    )
+    assert sorted(config["command"].split()) == sorted(("jaxmap", "compare", *options))
+    assert config["command"] in (out / "report.html").read_text()
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ RESERVED = {
         ("interop", "", "numpyro"),
     ),
     "matplotlib": (("report", "", "matplotlib"),),
+    "jinja2": (("report", "page", "jinja2"),),
     "arviz": (("interop", "", "arviz"),),
     "blackjax": (("infer", "mclmc", "blackjax"),),
 }
@@ -205,7 +206,9 @@ def test_the_house_is_in_order():
 
 def test_importing_jaxmap_leaves_slow_libraries_alone():
     """Matplotlib and ArviZ take a second each: they are imported by what presents, when it is called."""
-    program = "import sys, jaxmap; print(*sorted({'arviz', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules)))"
+    program = (
+        "import sys, jaxmap; print(*sorted({'arviz', 'jinja2', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
@@ -247,6 +250,10 @@ SOUND = {
     "matplotlib in the report": {
         "report____init__": "from jaxmap.report.figures import bands",
         "report__figures": "import matplotlib.pyplot as plt",
+    },
+    "the template library for the page": {
+        "report____init__": "from jaxmap.report.page import page",
+        "report__page": "from jinja2 import Environment",
     },
     "numpyro and arviz in interop": {
         "interop____init__": "from .bridge import from_numpyro",
@@ -323,6 +330,7 @@ BROKEN = {
         {"infer__point": "def figures():\n    import matplotlib"},
         "no place in infer/point",
     ),
+    "jinja2 outside": ({"infer__point": "def save():\n    import jinja2"}, "no place in infer/point"),
     "arviz outside": ({"infer__nuts": "def to_arviz():\n    import arviz"}, "no place in infer/nuts"),
     "pickle": ({"types": "import pickle"}, "imports pickle"),
     "pickle's cousin": ({"types": "from cloudpickle import dumps"}, "imports cloudpickle"),

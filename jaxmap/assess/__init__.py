@@ -11,6 +11,7 @@ from jaxmap.assess.stand_in import StandIn, stand_in
 from jaxmap.assess.price import Price, price
 from jaxmap.assess.findings import maximum
 from jaxmap.assess.audit import audit
+from jaxmap.assess.kept import keep
 from jaxmap.assess.records import Record, RecordFolder
 from jaxmap.assess.comparison import Comparison
 from jaxmap.assess.compare import compare
@@ -32,6 +33,7 @@ __all__ = [
     "compare",
     "fidelity",
     "function_rhat",
+    "keep",
     "linearised",
     "maximum",
     "predict",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from jaxmap.assess.comparison import CEILING, Comparison
 from jaxmap.assess.diagnostics import fidelity_view, function_rhat
+from jaxmap.assess.kept import keep, ranks
 from jaxmap.assess.predict import predict
 from jaxmap.assess.predictive import Predictive
 from jaxmap.assess.records import Record, RecordFolder
@@ -19,9 +21,16 @@ from jaxmap.infer import Problem, fit_problem
 from jaxmap.infer.point import describe
 from jaxmap.infer.problem import check_method, library_versions, named_key
 from jaxmap.model import Model
+from jaxmap.trees import check_key
 from jaxmap.types import FitError, Key, Method
 
 QUANTILE_LEVELS = np.array([0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975])
+
+KEPT = 2
+"""The tag folded into a cell's key for the draws that its record keeps; 0 and 1 are the halves'."""
+
+RANKS = 3
+"""The tag folded into a cell's key for the ranks of counts."""
 
 
 def compare(
@@ -61,6 +70,7 @@ def compare(
     Raises:
         ValueError: bad options; a record in `folder` of another model, data, method or version.
     """
+    given = np.asarray(jax.random.key_data(check_key(key, "compare"))).tolist()
     key = named_key(key, "compare")
     if not isinstance(model, Model) and not callable(model):
         raise TypeError(f"Expected a jm.Model or a function train -> Model; got {type(model).__name__}.")
@@ -92,7 +102,7 @@ def compare(
         "splits": len(pairs),
         "seeds": seeds,
     }
-    config |= {"key": np.asarray(jax.random.key_data(key)).tolist(), "versions": library_versions()}
+    config |= {"given_key": given, "key": np.asarray(jax.random.key_data(key)).tolist(), "versions": library_versions()}
     return Comparison(tuple(records), reference, config)
 
 
@@ -127,6 +137,7 @@ def _cell(key: Key, problem: Problem, method: Method, test: Any, blank: Record) 
         "members": [status.name for status in info.members],
         "notes": list(info.notes),
         "diagnostics": info.diagnostics,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     plain |= {n: float(v) for n in ("log_likelihood", "log_prior", "log_joint") if (v := getattr(info, n)) is not None}
     if "k_hat" in info.diagnostics:
@@ -134,7 +145,8 @@ def _cell(key: Key, problem: Problem, method: Method, test: Any, blank: Record) 
     agree = function_rhat(predictive)
     if agree is not None:
         plain |= {"rhat": agree.quantile95, "rhat_median": agree.median, "rhat_max": agree.largest}
-    return replace(blank, scores=score(predictive, y), info=plain, arrays=_arrays(key, predictive, y))
+    arrays = _arrays(key, predictive, y) | keep(jax.random.fold_in(key, KEPT), posterior)
+    return replace(blank, scores=score(predictive, y), info=plain, arrays=arrays)
 
 
 def _arrays(key: Key, predictive: Predictive, y: Any) -> dict[str, np.ndarray]:
@@ -155,7 +167,7 @@ def _arrays(key: Key, predictive: Predictive, y: Any) -> dict[str, np.ndarray]:
     return arrays | {
         "mean": predictive.mean,
         "quantiles": predictive.quantile(QUANTILE_LEVELS),
-        "pit": predictive.cdf(y),
+        "pit": ranks(jax.random.fold_in(key, RANKS), predictive, y),
         "epistemic": predictive.epistemic,
         "aleatoric": predictive.aleatoric,
     }

@@ -54,16 +54,21 @@ class Comparison:
         return comparison_text(self)
 
     def figures(self) -> dict[str, Any]:
-        """Matplotlib figures by name: predictive bands and calibration (reliability for classes)."""
+        """Matplotlib figures by name: bands, calibration, cost, marginals, traces, losses; those that can be drawn."""
         from jaxmap.report import comparison_figures
 
         return comparison_figures(self)
 
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write table.md, record.json and the figures; returns the paths."""
+    def save(self, folder: str | Path, audit: Any = None) -> list[Path]:
+        """Write report.html (one page, for colleagues), table.md, record.json and the figures; returns the paths.
+
+        Args:
+            folder: made if absent.
+            audit: an `Audit`, or its `as_dict()`; its verdict then opens the page.
+        """
         from jaxmap.report import save_comparison
 
-        return save_comparison(self, folder)
+        return save_comparison(self, folder, audit)
 
     def of(self, split: int, seed: int, method: str) -> Record:
         """The record of one cell."""

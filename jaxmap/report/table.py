@@ -39,7 +39,7 @@ COLUMNS = (
 def comparison_table(comparison: Any) -> Table:
     """The comparison as a rich table, one row per method; several cells print mean and standard error."""
     headings, rows = _cells(comparison)
-    table = Table(title=_title(comparison), title_justify="left", caption_justify="left")
+    table = Table(title=title_text(comparison), title_justify="left", caption_justify="left")
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="left" if i in (0, len(headings) - 1) else "right", overflow="fold")
     for row in rows:
@@ -63,7 +63,7 @@ def comparison_markdown(comparison: Any) -> str:
     rule = ["---", *["---:"] * (len(headings) - 2), "---"]
     lines = ["| " + " | ".join(row) + " |" for row in [escaped[0], rule, *escaped[1:]]]
     sentences = [f"- {line}" for line in verdict_lines(comparison)]
-    return "\n".join([f"# {_title(comparison)}", "", *lines, "", *sentences]) + "\n"
+    return "\n".join([f"# {title_text(comparison)}", "", *lines, "", *sentences]) + "\n"
 
 
 def verdict_lines(comparison: Any) -> list[str]:
@@ -85,7 +85,8 @@ def verdict_lines(comparison: Any) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _title(comparison: Any) -> str:
+def title_text(comparison: Any) -> str:
+    """What was compared, and over how many runs."""
     name = comparison.config.get("title", "Comparison")
     cells = comparison.config.get("splits", 1) * comparison.config.get("seeds", 1)
     return name if cells == 1 else f"{name} (mean +- standard error over {cells} runs)"
@@ -93,19 +94,35 @@ def _title(comparison: Any) -> str:
 
 def _cells(comparison: Any) -> tuple[list[str], list[list[str]]]:
     summary = comparison.summary()
-    present = [column for column in COLUMNS if any(column.key in row for row in summary)]
+    present = present_columns(summary)
     headings = ["method", *(c.heading.format(reference=comparison.reference) for c in present), "status"]
     rows = []
     for row in summary:
-        ceiling = row["method"] == CEILING
-        name = f"{CEILING} ({comparison.reference} against itself)" if ceiling else row["method"]
-        rows.append([name, *(_number(row, column) for column in present), row["status"].lower().replace("_", " ")])
+        rows.append([row_name(row, comparison), *(number_text(row, column) for column in present), status_text(row)])
     return headings, rows
 
 
-def _number(row: dict[str, Any], column: Column) -> str:
+def present_columns(summary: list[dict[str, Any]]) -> list[Column]:
+    """The columns that some row has a number for."""
+    return [column for column in COLUMNS if any(column.key in row for row in summary)]
+
+
+def row_name(row: dict[str, Any], comparison: Any) -> str:
+    """What a row is called; the ceiling says of what."""
+    return f"{CEILING} ({comparison.reference} against itself)" if row["method"] == CEILING else row["method"]
+
+
+def status_text(row: dict[str, Any]) -> str:
+    """A status in small letters."""
+    return row["status"].lower().replace("_", " ")
+
+
+def number_text(row: dict[str, Any], column: Column) -> str:
+    """A number as its column prints it, with its standard error where there are several cells; empty without one."""
     if column.key not in row:
         return ""
     text = column.form.format(row[column.key])
     error = row.get(f"{column.key}_se")
-    return text if error is None or column.key in ("seconds", "num_gradients") else f"{text} +- {error:.2g}"
+    if error is None or column.key in ("seconds", "num_gradients"):
+        return text
+    return f"{text} +- {error:.1%}" if "%" in column.form else f"{text} +- {error:.2g}"

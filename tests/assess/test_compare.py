@@ -43,6 +43,9 @@ def test_rows_hold_one_cell_each_and_a_ceiling(table):
     assert len(table.rows) == 2 * 3 + 2
     row = next(r for r in table.rows if r["method"] == "MAP")
     assert {"split", "seed", "method", "lppd", "rmse", "wasserstein1", "seconds", "num_gradients", "status"} <= set(row)
+    kept = table.of(0, 0, "NUTS")
+    assert {"draws/likelihood/scale", "draws/network/b", "trace/log joint"} <= kept.arrays.keys()
+    assert kept.info["ended"].endswith("+00:00")
     ceiling = [r for r in table.rows if r["method"] == "ceiling"]
     assert all(0 < r["wasserstein1"] < 1 for r in ceiling)
 

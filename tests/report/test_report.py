@@ -40,7 +40,7 @@ def table(request):
 def test_saved_files_are_whole(table, tmp_path):
     written = table.save(tmp_path / "out")
     names = {path.name for path in written}
-    assert {"table.md", "record.json", "calibration.png"} <= names
+    assert {"report.html", "table.md", "record.json", "calibration.png", "marginals.png", "losses.png"} <= names
     assert {p.name for p in (tmp_path / "out").iterdir()} == names
     for path in written:
         if path.suffix == ".png":
