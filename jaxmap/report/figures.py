@@ -54,7 +54,7 @@ def bands(records: list[Any], comparison: Any) -> Figure:
         axis.set_visible(False)
     axes[0].legend(fontsize=7, frameon=False, loc="upper left")
     target = comparison.config.get("target", "y")
-    figure.supylabel(f"{target} ({unit})" if unit else target, fontsize=9)
+    figure.supylabel(f"{target} ({unit})" if unit else target, fontsize=9, parse_math=False)
     figure.supxlabel("test points, ordered by predicted value", fontsize=9)
     return figure
 
