@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from jaxmap.cli.config import check_config, config_options, write_config
 from jaxmap.cli.job import WIDE, Job, model_in_words, prepare
 from jaxmap.cli.methods import affordable, make_methods
-from jaxmap.cli.options import METHODS, SHOWN, check_folder, chosen_methods, chosen_widths, table_options
+from jaxmap.cli.options import METHODS, SHOWN, check_folder, chosen_methods, chosen_widths, make_folder, table_options
 from jaxmap.cli.output import console, say
 
 RUN, RECORDS = "run.json", "records"
@@ -187,6 +187,7 @@ def _compare_bundled(name: str, methods: list[str], options: dict[str, Any], out
     table, widths = data.load_dataset(name), chosen_widths(options["network"])
     if widths is None:
         widths = (50,) if len(table.columns) <= WIDE else ()
+    make_folder("--out", out)
     write_config(config)
     size = f"{' x '.join(map(str, widths))} tanh units" if widths else "a linear model"
     say(f"{table.name}: {table.target} from {len(table.columns)} columns, {len(table.x)} rows; {size}")

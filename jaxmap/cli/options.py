@@ -1,6 +1,7 @@
 """Options that several commands share, and what their texts mean."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,22 @@ def check_folder(option: str, folder: Path) -> None:
         raise click.UsageError(
             f"Expected {option} to be a folder that can be written; {existing} does not allow it ({folder})."
         )
+
+
+def make_folder(option: str, folder: Path) -> None:
+    """Make a folder and try to write there, as far as `check_folder` cannot tell.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise click.UsageError(
+            f"Expected {option} to be a folder that can be written; got {folder}: {error.strerror}."
+        ) from error
 
 
 def check_file(option: str, path: Path) -> None:

@@ -88,9 +88,8 @@ def _read_csv(path: Path) -> Table:
         header, cells = _rectangle(path.name, rows)
     except csv.Error as error:
         raise ValueError(f"Expected CSV in {path.name}; line {rows.line_num} cannot be read: {error}.") from error
-    columns = {name: _text_cells(column) for name, column in zip(header, zip(*cells, strict=True), strict=True)}
-    if not cells:
-        columns = {name: np.empty(0, object) for name in header}
+    by_column = zip(*cells, strict=True) if cells else [()] * len(header)
+    columns = {name: _text_cells(column) for name, column in zip(header, by_column, strict=True)}
     names = {";": "semicolons", "\t": "tabs", "|": "bars"}
     notes = (f"The columns are separated by {names[separator]}.",) if separator in names else ()
     return Table(path.name, columns, notes)
