@@ -227,7 +227,7 @@ class Predictive:
         with precision_scope(self.dtype):
             weights = jnp.exp(jnp.asarray(self.log_weights, self.dtype))
             found = self.emission.cdf(self._on_device, weights, jnp.asarray(y, self.dtype))
-            return np.asarray(found, np.float64)
+            return np.clip(np.asarray(found, np.float64), 0.0, 1.0)  # weights add up to one but for rounding
 
     @cached_property
     def _fallback_draws(self) -> np.ndarray:

@@ -28,23 +28,35 @@ from jaxmap.data.ahead import Ahead
 from jaxmap.data.sources import Arrays, Batches, Source
 from jaxmap.data.stream import Batch, Stream, kind_in_words, kind_of
 from jaxmap.data.bundled import Dataset, datasets, load_dataset
+from jaxmap.data.table import Table, read_table
+from jaxmap.data.cells import absent, listed, missing_cells, texts_of
+from jaxmap.data.columns import Coding, Column, learn_coding
+from jaxmap.data.target import TASKS, Target, check_target_name, choose_target
 
 __all__ = [
     "EXAMPLES",
     "MEMBER",
+    "TASKS",
     "Ahead",
     "Arrays",
     "Batch",
     "BatchPlan",
     "BatchRows",
     "Batches",
+    "Coding",
+    "Column",
     "Dataset",
     "Scaling",
     "Source",
     "Stream",
+    "Table",
+    "Target",
+    "absent",
     "agreed",
     "as_mesh",
     "check_data",
+    "check_target_name",
+    "choose_target",
     "columns_here",
     "connect",
     "datasets",
@@ -56,15 +68,19 @@ __all__ = [
     "laid_out",
     "leads",
     "leaf_name",
+    "learn_coding",
+    "listed",
     "load_dataset",
     "mean_of_shares",
     "mesh",
+    "missing_cells",
     "num_examples",
     "on_host",
     "over_members",
     "placing",
     "placing_blocks",
     "put",
+    "read_table",
     "same_everywhere",
     "shared",
     "shares",
@@ -73,6 +89,7 @@ __all__ = [
     "spread",
     "standardize",
     "take_examples",
+    "texts_of",
     "width",
     "within",
 ]

@@ -28,13 +28,14 @@ from jaxmap.model.programs import Programs
 from jaxmap.model.training import in_training_mode
 from jaxmap.model.model import Model, from_log_density
 from jaxmap.model.supervised import supervised
-from jaxmap.model.tabular import tabular
+from jaxmap.model.tabular import Design, tabular
 from jaxmap.model.density import Density, weighted_sum
 
 __all__ = [
     "Bernoulli",
     "Categorical",
     "Density",
+    "Design",
     "ElasticNet",
     "Flat",
     "Gaussian",

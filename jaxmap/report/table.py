@@ -1,10 +1,12 @@
 """Tables of a comparison: on the terminal and as Markdown."""
 
 import io
+from html import escape
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 CEILING = "ceiling"
 
@@ -39,7 +41,7 @@ COLUMNS = (
 def comparison_table(comparison: Any) -> Table:
     """The comparison as a rich table, one row per method; several cells print mean and standard error."""
     headings, rows = _cells(comparison)
-    table = Table(title=title_text(comparison), title_justify="left", caption_justify="left")
+    table = Table(title=Text(title_text(comparison)), title_justify="left", caption_justify="left")
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="left" if i in (0, len(headings) - 1) else "right", overflow="fold")
     for row in rows:
@@ -63,7 +65,7 @@ def comparison_markdown(comparison: Any) -> str:
     rule = ["---", *["---:"] * (len(headings) - 2), "---"]
     lines = ["| " + " | ".join(row) + " |" for row in [escaped[0], rule, *escaped[1:]]]
     sentences = [f"- {line}" for line in verdict_lines(comparison)]
-    return "\n".join([f"# {title_text(comparison)}", "", *lines, "", *sentences]) + "\n"
+    return "\n".join([f"# {escape(title_text(comparison), quote=False)}", "", *lines, "", *sentences]) + "\n"
 
 
 def verdict_lines(comparison: Any) -> list[str]:

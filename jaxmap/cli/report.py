@@ -1,0 +1,48 @@
+"""jaxmap report: the page of a comparison, from its records."""
+
+import json
+from pathlib import Path
+
+import click
+
+from jaxmap.cli.compare import RECORDS, RUN, save_report
+from jaxmap.cli.options import check_folder
+from jaxmap.cli.output import console, say
+
+EXAMPLES = """
+Examples:
+
+\b
+  jaxmap compare sales.csv --target price --out sales
+  jaxmap report sales
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("run", type=click.Path(path_type=Path))
+def report(run: Path) -> None:
+    """Rebuild the page of a comparison, finished or interrupted, from the folder that `jaxmap compare --out` made.
+
+    Nothing is fitted: it shows the rows that are there.
+    """
+    from jaxmap import assess
+    from jaxmap.report import comparison_table, verdict_lines
+
+    records = run / RECORDS if (run / RECORDS).is_dir() else run
+    if not records.is_dir() or not any(records.glob("*.safetensors")):
+        raise click.UsageError(f"Expected the folder of a comparison, with records in it; {run} has none.")
+    check_folder("RUN", run)
+    take_up = getattr(assess.Comparison, "load", None)
+    if take_up is None:
+        raise click.ClickException("Expected a jaxmap that reads comparisons back; this one does not. Upgrade it.")
+    about = {}
+    if (run / RUN).exists():
+        try:
+            about = json.loads((run / RUN).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"Expected a whole {RUN} in {run}; it cannot be read: {error}. Delete it.") from error
+    comparison = take_up(records)
+    comparison.config.update(about)
+    console().print(comparison_table(comparison))
+    say(*verdict_lines(comparison))
+    save_report(comparison, run)
