@@ -5,6 +5,7 @@ from jaxmap.assess.predictive import Predictive
 from jaxmap.assess.linearised import linearised
 from jaxmap.assess.predict import predict
 from jaxmap.assess.score import score
+from jaxmap.assess.loo import Loo, loo
 from jaxmap.assess.diagnostics import Fidelity, fidelity, function_rhat
 from jaxmap.assess.records import Record, RecordFolder
 from jaxmap.assess.comparison import Comparison
@@ -14,6 +15,7 @@ __all__ = [
     "Comparison",
     "Emission",
     "Fidelity",
+    "Loo",
     "Predictive",
     "Record",
     "RecordFolder",
@@ -21,6 +23,7 @@ __all__ = [
     "fidelity",
     "function_rhat",
     "linearised",
+    "loo",
     "predict",
     "score",
 ]

@@ -70,10 +70,10 @@ def predict(
     check_counts(draws=draws)
     if how not in (None, *HOW):
         raise ValueError(f"Expected how to be one of {', '.join(map(repr, HOW))}; got {how!r}.")
-    dtype = _dtype_of(posterior)
+    dtype = dtype_of(posterior)
     with precision_scope(dtype):
         x = check_data(x, name="x", dtype=dtype)
-        _check_posterior(model, posterior)
+        check_posterior(model, posterior)
         _check_inputs(model, x, dtype)
         parts = _members(key, model, posterior, x, draws, how)
         members = settled(parts.members)
@@ -81,11 +81,11 @@ def predict(
     return Predictive(parts.emission, members, parts.log_weights, fold_in(key, 1), chains, parts.spread)
 
 
-def _check_posterior(model: Model, posterior: Any) -> None:
+def check_posterior(model: Model, posterior: Any) -> None:
     """Refuse a posterior over other parameters than the model's."""
     if isinstance(posterior, MixturePosterior):
         for member in posterior.members:
-            _check_posterior(model, member)
+            check_posterior(model, member)
         return
     lead = 2 if isinstance(posterior, Draws) else 0
     params = posterior.draws if isinstance(posterior, Draws) else posterior.mode
@@ -113,9 +113,10 @@ def _check_inputs(model: Model, x: Any, dtype: Any) -> None:
         raise ValueError(f"Expected x of the shape that the model was fitted on; got {shapes}: {error}") from error
 
 
-def _dtype_of(posterior: Any) -> Any:
+def dtype_of(posterior: Any) -> Any:
+    """The dtype of its parameters."""
     if isinstance(posterior, MixturePosterior):
-        return _dtype_of(posterior.members[0])
+        return dtype_of(posterior.members[0])
     if isinstance(posterior, GaussianPosterior):
         return posterior.dtype
     return float_dtype(posterior.draws if isinstance(posterior, Draws) else posterior.mode)
@@ -134,7 +135,7 @@ def _members(key: Key, model: Model, posterior: Any, x: Any, draws: int | None, 
     params, log_weights = posterior.particles(key, draws)
     if model.outputs is None:
         return Parts(_observing(model, x), params, log_weights)
-    program = model.programs.jitted("predict", _over_draws(model.outputs))
+    program = model.programs.jitted("predict", over_draws(model.outputs))
     return Parts(emitting(model), program(params, x), log_weights)
 
 
@@ -147,7 +148,7 @@ def _is_tangent(model: Model, posterior: GaussianPosterior, how: str | None) -> 
     return True
 
 
-def _over_draws(outputs: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def over_draws(outputs: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """The outputs of every draw in bounded memory: several draws at a time, or the examples of one in chunks."""
 
     def many(params: Any, x: Any) -> Any:
