@@ -2,17 +2,24 @@
 
 from jaxmap.assess.emission import Emission
 from jaxmap.assess.predictive import Predictive
+from jaxmap.assess.shares import of_draws
 from jaxmap.assess.linearised import linearised
 from jaxmap.assess.predict import predict
 from jaxmap.assess.score import score
 from jaxmap.assess.loo import Loo, loo
 from jaxmap.assess.diagnostics import Fidelity, fidelity, function_rhat
 from jaxmap.assess.records import Record, RecordFolder
+from jaxmap.assess.same_target import same_target
+from jaxmap.assess.measured import evidence_of
+from jaxmap.assess.contents import read_contents
+from jaxmap.assess.paired import Difference
+from jaxmap.assess.sentences import sentence
 from jaxmap.assess.comparison import Comparison
 from jaxmap.assess.compare import compare
 
 __all__ = [
     "Comparison",
+    "Difference",
     "Emission",
     "Fidelity",
     "Loo",
@@ -22,8 +29,13 @@ __all__ = [
     "compare",
     "fidelity",
     "function_rhat",
+    "evidence_of",
     "linearised",
     "loo",
+    "of_draws",
     "predict",
+    "read_contents",
+    "same_target",
     "score",
+    "sentence",
 ]

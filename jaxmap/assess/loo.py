@@ -147,8 +147,8 @@ def _left_out(key: Key, model: Model, data: Data, posterior: Any, draws: int) ->
         share = max(1, draws // len(posterior.members))
         parts = [_left_out(k, model, data, m, share) for k, m in zip(keys, posterior.members, strict=True)]
         weights = posterior.log_weights[:, None]
-        mixed = [np.asarray(logsumexp(np.stack([p[k] for p in parts]) + weights, axis=0)) for k in (0, 1)]
-        return _LeftOut(*mixed, np.max([p.k for p in parts], axis=0), sum(p.draws for p in parts))
+        values, seen = (np.asarray(logsumexp(np.stack([p[k] for p in parts]) + weights, axis=0)) for k in (0, 1))
+        return _LeftOut(values, seen, np.max([p.k for p in parts], axis=0), sum(p.draws for p in parts))
     sample = _gaussian(key, model, posterior, draws) if isinstance(posterior, GaussianPosterior) else None
     if sample is None:
         particles = posterior.particles(key, draws)
@@ -182,15 +182,12 @@ def _gaussian(key: Key, model: Model, posterior: GaussianPosterior, draws: int) 
     log_q = -0.5 * np.sum(posterior.precision.whiten((flat - mean).T) ** 2, axis=0)
     prior = model.programs.jitted(("log priors of draws", density), jax.vmap(density.log_prior))
     base = np.asarray(prior(z), np.float64) - log_q
-    tangent = posterior.linearised and model.outputs is not None
-    name, each = ("tangent", _tangent(model)) if tangent else ("curve", density.log_likelihoods)
-    if not tangent:
-        program = model.programs.jitted(("log likelihoods of draws", name, density), over_draws(each))
+    if not (posterior.linearised and model.outputs is not None):
+        program = model.programs.jitted(("log likelihoods of draws", density), over_draws(density.log_likelihoods))
         return _Sample(z, program, draws, base)
-    center = jax.tree.map(jnp.asarray, posterior.mean)
+    center, each = jax.tree.map(jnp.asarray, posterior.mean), _tangent(model)
     many = lambda members, batch: over_draws(partial(each, members[0]))(members[1], batch)  # noqa: E731
-    program = model.programs.jitted(("log likelihoods of draws", name), many)
-    return _Sample((center, z), program, draws, base)
+    return _Sample((center, z), model.programs.jitted("log likelihoods of tangents", many), draws, base)
 
 
 def _tangent(model: Model) -> Callable[[Any, Any, Data], Any]:

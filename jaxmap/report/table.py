@@ -8,6 +8,8 @@ from rich.table import Table
 
 CEILING = "ceiling"
 
+WITHOUT_ERRORS = ("seconds", "num_gradients", "bad_pareto_k")
+
 
 class Column(NamedTuple):
     """One column: the key in the summary, its heading, and how its numbers print."""
@@ -28,6 +30,9 @@ COLUMNS = (
     Column("wasserstein1", "W1 to {reference}", "{:.3g}"),
     Column("total_variation", "TV to {reference}", "{:.3f}"),
     Column("agreement", "agrees with {reference}", "{:.1%}"),
+    Column("elpd_loo", "elpd LOO", "{:.1f}"),
+    Column("bad_pareto_k", "k > 0.7", "{:.3g}"),
+    Column("log_evidence", "log evidence", "{:.2f}"),
     Column("k_hat", "k-hat", "{:.2f}"),
     Column("rhat_median", "R-hat (median point)", "{:.3f}"),
     Column("rhat", "R-hat (95% of points)", "{:.3f}"),
@@ -68,17 +73,17 @@ def comparison_markdown(comparison: Any) -> str:
 
 def verdict_lines(comparison: Any) -> list[str]:
     """What each method costs against the reference, and what a reader must know of its fit, in sentences."""
-    lines = []
-    for row in comparison.summary():
+    summary = comparison.summary()
+    lines = [row["sentence"] for row in summary if "sentence" in row]
+    lines += comparison.sentences
+    for row in summary:
         if "lppd_diff" in row and "lppd_diff_se" in row:
             gap, error = row["lppd_diff"], row["lppd_diff_se"]
-            word = "no different from" if abs(gap) < 2 * error else "better than" if gap > 0 else "worse than"
+            same = not abs(gap) >= 2 * error
+            word = "no different from" if same else "better than" if gap > 0 else "worse than"
             lines.append(
-                f"{row['method']}: lppd {gap:+.3f} +- {error:.3f} nats per test point against "
-                f"{comparison.reference}: {word} it, within two standard errors."
-                if word.startswith("no")
-                else f"{row['method']}: lppd {gap:+.3f} +- {error:.3f} nats per test point against "
-                f"{comparison.reference}: {word} it."
+                f"{row['method']}: lppd {gap:+.3f} +- {error:.3f} nats per test point against {comparison.reference}, "
+                f"paired over {row['lppd_diff_over']}: {word} it{', within two standard errors' if same else ''}."
             )
     for record in comparison.records:
         lines += [f"{record.method}: {note}" for note in record.info.get("notes", [])]
@@ -107,5 +112,7 @@ def _number(row: dict[str, Any], column: Column) -> str:
     if column.key not in row:
         return ""
     text = column.form.format(row[column.key])
-    error = row.get(f"{column.key}_se")
-    return text if error is None or column.key in ("seconds", "num_gradients") else f"{text} +- {error:.2g}"
+    if column.key == "num_gradients" and "budget" in row:
+        return f"{text} / {row['budget']:,.0f}"
+    error = row.get(f"{column.key}_se", row.get(f"se_{column.key}"))  # its own, where there is one cell
+    return text if error is None or column.key in WITHOUT_ERRORS else f"{text} +- {error:.2g}"
