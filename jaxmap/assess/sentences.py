@@ -8,6 +8,9 @@ from jaxmap.assess.same_target import target_sentences
 MAP = "MAP"
 """The method that costs are counted against."""
 
+NOTHING = 5e-4
+"""Nats per test point that print as none."""
+
 
 def base_of(comparison: Any) -> str:
     """The row that costs are counted against: the first MAP estimate, else the first row."""
@@ -43,11 +46,8 @@ def _costs(comparison: Any, name: str, base: str) -> str:
     if not before:
         return f"costs {_mean(comparison, name, 'num_gradients'):,.0f} gradients"
     times = now / before
-    return (
-        f"costs {times:,.0f} times the gradients of {base}"
-        if times >= 10
-        else f"costs {times:.2g} times the gradients of {base}"
-    )
+    form = "{:,.0f}" if times >= 10 else "{:.1f}" if times >= 0.95 else "{:.2g}"
+    return f"costs {form.format(times)} times the gradients of {base}"
 
 
 def _buys(comparison: Any, name: str, base: str) -> str:
@@ -59,6 +59,8 @@ def _buys(comparison: Any, name: str, base: str) -> str:
     if gap.se is None:
         return f"differs by {gap.mean:+.3f} nats per test point (one pair: no standard error)"
     number = f"{gap.mean:+.3f} nats per test point (se {gap.se:.2g}, {of})"
+    if abs(gap.mean) < NOTHING:
+        return f"buys nothing: {number}"
     if gap.within_noise:
         return f"buys nothing beyond noise: {number}"
     return f"buys {number}" if gap.mean > 0 else f"loses: {number}"

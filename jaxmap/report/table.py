@@ -46,16 +46,19 @@ def comparison_table(comparison: Any) -> Table:
     headings, rows = _cells(comparison)
     table = Table(title=_title(comparison), title_justify="left", caption_justify="left")
     for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i in (0, len(headings) - 1) else "right", overflow="fold")
+        ends = i in (0, len(headings) - 1)  # words, that shall not be cut in two
+        table.add_column(heading, justify="left" if ends else "right", overflow="fold", min_width=9 if ends else None)
     for row in rows:
         table.add_row(*row, style="dim" if row[0].startswith(CEILING) else None)
     return table
 
 
-def comparison_text(comparison: Any, width: int = 140) -> str:
-    """The table and its sentences as plain text."""
+def comparison_text(comparison: Any, width: int | None = None) -> str:
+    """The table and its sentences as plain text; None: as wide as its columns need."""
+    table = comparison_table(comparison)
+    width = max(140, 13 * len(table.columns)) if width is None else width
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(comparison_table(comparison))
+    console.print(table)
     for line in verdict_lines(comparison):
         console.print(line, soft_wrap=True, highlight=False)
     return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
@@ -98,7 +101,7 @@ def _title(comparison: Any) -> str:
 
 def _cells(comparison: Any) -> tuple[list[str], list[list[str]]]:
     summary = comparison.summary()
-    present = [column for column in COLUMNS if any(column.key in row for row in summary)]
+    present = [column for column in COLUMNS if any(_shown(row, column.key) for row in summary)]
     headings = ["method", *(c.heading.format(reference=comparison.reference) for c in present), "status"]
     rows = []
     for row in summary:
@@ -106,6 +109,11 @@ def _cells(comparison: Any) -> tuple[list[str], list[list[str]]]:
         name = f"{CEILING} ({comparison.reference} against itself)" if ceiling else row["method"]
         rows.append([name, *(_number(row, column) for column in present), row["status"].lower().replace("_", " ")])
     return headings, rows
+
+
+def _shown(row: dict[str, Any], key: str) -> bool:
+    """A column is there for the rows that have it, and warnings only where there is something to warn of."""
+    return bool(row.get(key)) if key == "bad_pareto_k" else key in row
 
 
 def _number(row: dict[str, Any], column: Column) -> str:
