@@ -37,7 +37,7 @@ def compare(
     *,
     seeds: int = 1,
     reference: str | None = None,
-    budget: float | None = None,
+    budget: int | float | None = None,
     folder: str | Path | None = None,
     mesh: Mesh | None = None,
     precision: str | None = None,
@@ -138,7 +138,7 @@ class _Table:
     problem: Problem
     test: Any
     identity: dict[str, str]
-    budget: float | None
+    budget: int | float | None
     store: RecordFolder | None
 
     def records(self, methods: Mapping[str, Method], seeds: int) -> Iterator[Record]:
@@ -283,7 +283,9 @@ def _is_xy(data: Any) -> bool:
     return isinstance(data, tuple) and len(data) == 2 and hasattr(data[1], "shape") and not isinstance(data[0], tuple)
 
 
-def _check_options(methods: Mapping[str, Method], reference: str | None, seeds: int, budget: float | None) -> None:
+def _check_options(
+    methods: Mapping[str, Method], reference: str | None, seeds: int, budget: int | float | None
+) -> None:
     if not isinstance(methods, Mapping) or not methods:
         raise ValueError(f"Expected methods as a dict of names, {{'MAP': jm.MAP()}}; got {methods!r}.")
     for name, method in methods.items():

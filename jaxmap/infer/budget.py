@@ -60,7 +60,7 @@ class Dial(NamedTuple):
     least: int = 1
     step: int = 1
 
-    def within(self, value: float) -> int:
+    def within(self, value: int | float) -> int:
         """A number that the dial has, at most `value`."""
         return max(self.least, int(value) // self.step * self.step)
 
@@ -83,7 +83,7 @@ class Spent(NamedTuple):
     how: str
 
 
-def budgeted(key: Key, problem: Problem, method: Method, budget: float) -> Spent:
+def budgeted(key: Key, problem: Problem, method: Method, budget: int | float) -> Spent:
     """Fit a problem by a method that is made to spend a budget.
 
     Args:
@@ -99,7 +99,7 @@ def budgeted(key: Key, problem: Problem, method: Method, budget: float) -> Spent
     Raises:
         FitError: the method as first tried has no result.
     """
-    return _Search(key, problem, method, budget).go()
+    return _Search(key, problem, method, float(budget)).go()
 
 
 @dataclass
@@ -150,10 +150,13 @@ class _Search:
         if spent > self.budget:
             wanted = min(wanted, 0.9 * value)
         found = dial.within(min(max(wanted, value / 50), 50 * value))
-        return found if spent > self.budget or found > value else dial.within(value + dial.step)
+        if found > value or spent > self.budget:
+            return found
+        more = spent + slope * dial.step <= self.budget
+        return value + dial.step * more
 
     def _looking(self, kept: int) -> float:
-        return sum(spent for k, (_, _, spent) in enumerate(self.runs) if k != kept)
+        return float(sum(spent for k, (_, _, spent) in enumerate(self.runs) if k != kept))
 
     def _kept(self, why: str) -> Spent:
         inside = [k for k, (_, _, spent) in enumerate(self.runs) if spent <= self.budget]
@@ -192,9 +195,9 @@ def _guess(method: Any, problem: Problem, budget: float) -> float | None:
         total, warmup = 0.6 * budget / (each * method.chains), _warmup(method)
         return max(total / 2, total - warmup) / (method.thin or THIN.get(type(method), 1))
     if isinstance(method, Ensemble):
-        return 1
+        return 1.0
     if isinstance(method, Bootstrap):
-        return 10
+        return 10.0
     return _guess(method.at, problem, budget) if isinstance(method, Laplace) and _is_stochastic(method.at) else None
 
 
