@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxmap.data import EXAMPLES, MEMBER, fingerprint, num_examples, on_host, put, same_everywhere, within
+from jaxmap.data import EXAMPLES, MEMBER, alike_everywhere, fingerprint, num_examples, on_host, put, within
 from jaxmap.model import Model
 from jaxmap.types import Key
 
@@ -58,10 +58,10 @@ def check_alike(mesh: Mesh | None, key: Key, x: Any) -> None:
     if mesh is None or not mesh.is_multi_process:
         return
     with within(mesh):
-        if not same_everywhere(f"{np.asarray(jax.random.key_data(key)).tolist()} {fingerprint(x)}"):
+        if not alike_everywhere(f"{np.asarray(jax.random.key_data(key)).tolist()} {fingerprint(x)}"):
             raise ValueError(
-                f"Expected the same key and the same inputs in all {jax.process_count()} processes; those of process "
-                f"{jax.process_index()} are not those of process 0. Each process gets the whole predictive."
+                f"Expected the same key and the same inputs in all {jax.process_count()} processes, of which each gets "
+                "the whole predictive; got others in some. Give all of them the same."
             )
 
 

@@ -255,7 +255,7 @@ def test_a_folder_takes_more_rows_but_no_other_comparison(tmp_path):
     jm.compare(jax.random.key(1), build, (test, train), few, folder=beside)
     stray = next(beside.glob("*.safetensors"))
     (tmp_path / stray.name).write_bytes(stray.read_bytes())
-    with pytest.raises(ValueError, match="its train and test differ"):
+    with pytest.raises(ValueError, match="its model and train and test differ"):
         jm.Comparison.load(tmp_path)
 
 
