@@ -166,10 +166,20 @@ class FitError(RuntimeError):
         last: the last finite parameters, in the user's space.
         step: the step whose evaluation failed.
         best: the parameters that a `jm.Monitor` found best before, in the user's space; None without one.
+        status: INTERRUPTED where the user stopped it, else DIVERGED.
     """
 
-    def __init__(self, message: str, *, last: Params = None, step: int | None = None, best: Params = None):
+    def __init__(
+        self,
+        message: str,
+        *,
+        last: Params = None,
+        step: int | None = None,
+        best: Params = None,
+        status: Status = Status.DIVERGED,
+    ):
         super().__init__(message)
         self.last = last
         self.step = step
         self.best = best
+        self.status = status

@@ -1,28 +1,32 @@
 """compare(): several methods on the same model and data, side by side."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxmap.assess.comparison import CEILING, Comparison
+from jaxmap.assess.contents import write_contents
 from jaxmap.assess.diagnostics import fidelity_view, function_rhat
 from jaxmap.assess.kept import keep, ranks
+from jaxmap.assess.measured import density_seen, evidence_of, loo_of, plain_info
 from jaxmap.assess.predict import predict
 from jaxmap.assess.predictive import Predictive
 from jaxmap.assess.records import Record, RecordFolder
+from jaxmap.assess.same_target import Probes
 from jaxmap.assess.score import score
-from jaxmap.data import check_data, fingerprint
-from jaxmap.infer import Problem, fit_problem
+from jaxmap.data import as_mesh, check_data, fingerprint
+from jaxmap.infer import Problem, budgeted, fit_problem
 from jaxmap.infer.point import describe
 from jaxmap.infer.problem import check_method, library_versions, named_key
 from jaxmap.model import Model
 from jaxmap.trees import check_key
-from jaxmap.types import FitError, Key, Method
+from jaxmap.types import FitError, Key, Method, Status
 
 QUANTILE_LEVELS = np.array([0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975])
 
@@ -41,7 +45,9 @@ def compare(
     *,
     seeds: int = 1,
     reference: str | None = None,
+    budget: int | float | None = None,
     folder: str | Path | None = None,
+    mesh: Mesh | None = None,
     precision: str | None = None,
     progress: bool | None = None,
     on_record: Callable[[Record], None] | None = None,
@@ -59,13 +65,22 @@ def compare(
         seeds: how many keys per split.
         reference: a row name; the others get fidelity columns, and a ceiling row shows the reference against its
             own other half.
-        folder: keep each (split, seed, method) there as one record; a rerun takes up what is there.
+        budget: gradients (of the density of all examples, everything counted as in `info.num_gradients`) that every
+            method shall spend: its steps, draws, restarts or members are scaled until the run itself reports 85 to
+            100 % of it. The row prints spent / budget; its notes say how the method was run, what looking for that cost
+            (not counted), and where a method cannot spend more or less. None: as the methods are written.
+        folder: keep each (split, seed, method) there as one record; a rerun takes up what is there, and
+            `jm.Comparison.load(folder)` reads the whole back.
+        mesh: as in `jm.fit`, for all fits and predictions, of one process; a method whose members do not divide over
+            the axis `member` leaves those devices idle. Results are those of one device, to rounding.
         precision: as in `jm.fit`.
         progress: as in `jm.fit`.
         on_record: called with every record as it is made or taken up.
 
     Returns:
-        comparison: print it, `save` it, read its `rows`. A method whose fit failed has a row with its status.
+        comparison: print it, `save` it, read its `rows`. A method whose fit failed has a row with its status. After
+            Ctrl-C it has the rows so far, the last one that which was interrupted, with the result it had, if any; the
+            same call with the same folder goes on.
 
     Raises:
         ValueError: bad options; a record in `folder` of another model, data, method or version.
@@ -75,35 +90,154 @@ def compare(
     if not isinstance(model, Model) and not callable(model):
         raise TypeError(f"Expected a jm.Model or a function train -> Model; got {type(model).__name__}.")
     pairs = _pairs(splits)
-    _check_options(methods, reference, seeds)
+    _check_options(methods, reference, seeds, budget)
+    mesh = _of_one_process(mesh)
     store = None if folder is None else RecordFolder(folder)
+    cells = [(i, seed, name) for i in range(len(pairs)) for seed in range(seeds) for name in methods]
+    config: dict[str, Any] = {"methods": {name: describe(m) for name, m in methods.items()}}
+    config |= {
+        "splits": len(pairs),
+        "seeds": seeds,
+        "budget": budget,
+        "mesh": None if mesh is None else dict(mesh.shape),
+    }
+    config |= {"given_key": given, "key": np.asarray(jax.random.key_data(key)).tolist(), "versions": library_versions()}
     records = []
-    for split, (train, test) in enumerate(pairs):
-        built = model if isinstance(model, Model) else model(train)
-        problem = Problem.of(built, train, precision=precision, progress=progress)
-        check_test(built, test, precision)
-        identity = problem.identity() | {"test": fingerprint(test)}
-        for seed in range(seeds):
-            run_key = jax.random.fold_in(jax.random.fold_in(key, split), seed)
-            identity["key"] = np.asarray(jax.random.key_data(run_key)).tobytes().hex()
-            for name, method in methods.items():
-                blank = Record(split, seed, name, identity | {"method": describe(method)}, {}, {}, {})
-                record = None if store is None else store.read(blank)
-                if record is None:
-                    record = _cell(run_key, problem, method, test, blank)
-                    if store is not None:
-                        store.write(record)
+    try:
+        for split, (train, test) in enumerate(pairs):
+            built = model if isinstance(model, Model) else model(train)
+            problem = Problem.of(built, train, precision=precision, progress=progress, mesh=mesh)
+            check_test(built, test, precision)
+            identity = problem.identity() | {"test": fingerprint(test)}
+            if store is not None:
+                common = identity | {"key": _hex(key), "budget": str(budget)}
+                write_contents(store.folder, reference, config, {str(split): common}, cells)
+            table = _Table(jax.random.fold_in(key, split), split, problem, test, identity, budget, store)
+            for record in table.records(methods, seeds):
                 records.append(record)
                 if on_record is not None:
                     on_record(record)
-            problem.solved.clear()
-    config = {
-        "methods": {name: describe(m) for name, m in methods.items()},
-        "splits": len(pairs),
-        "seeds": seeds,
-    }
-    config |= {"given_key": given, "key": np.asarray(jax.random.key_data(key)).tolist(), "versions": library_versions()}
+    except _InterruptedError as stopped:
+        records.append(stopped.record)
+        left = cells[len(records) :]
+        config["interrupted"] = stopped.record.cell
+        config["missing"] = [f"{name} (split {split}, seed {seed})" for split, seed, name in left]
+    except KeyboardInterrupt:  # between two rows
+        if not records:
+            raise
+        config["interrupted"] = records[-1].cell
+        config["missing"] = [f"{name} (split {split}, seed {seed})" for split, seed, name in cells[len(records) :]]
     return Comparison(tuple(records), reference, config)
+
+
+class _InterruptedError(Exception):
+    """The user stopped a comparison; carries the row that was being made."""
+
+    def __init__(self, record: Record):
+        super().__init__(record.name)
+        self.record = record
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The cells of one split."""
+
+    key: Key
+    split: int
+    problem: Problem
+    test: Any
+    identity: dict[str, str]
+    budget: int | float | None
+    store: RecordFolder | None
+
+    def records(self, methods: Mapping[str, Method], seeds: int) -> Iterator[Record]:
+        """Take up or make one record after the other.
+
+        Raises:
+            _InterruptedError: by the user, in the midst of one.
+        """
+        for seed in range(seeds):
+            run_key = jax.random.fold_in(self.key, seed)
+            identity = self.identity | {"key": _hex(run_key)}
+            for name, method in methods.items():
+                within = "" if self.budget is None else f" within {self.budget:g} gradients"
+                named = identity | {"method": describe(method) + within}
+                blank = Record(self.split, seed, name, named, {}, {}, {})
+                record = None if self.store is None else self.store.read(blank)
+                yield self.made(run_key, method, blank) if record is None else record
+            self.problem.solved.clear()
+
+    def made(self, key: Key, method: Method, blank: Record) -> Record:
+        """Make one record, and keep it if it is whole."""
+        try:
+            record = self.cell(key, method, blank)
+        except KeyboardInterrupt as error:
+            info = {"status": Status.INTERRUPTED.name, "notes": ["Interrupted before it had a result."]}
+            raise _InterruptedError(replace(blank, info=info)) from error
+        if Status.INTERRUPTED.name in (record.info["status"], *record.info.get("members", ())):
+            raise _InterruptedError(replace(record, info=record.info | {"status": Status.INTERRUPTED.name}))
+        if self.store is not None:
+            self.store.write(record)
+        return record
+
+    @cached_property
+    def probes(self) -> Probes:
+        """Where the densities that methods see are compared."""
+        with self.problem.scope():
+            return Probes(self.problem)
+
+    def cell(self, key: Key, method: Method, blank: Record) -> Record:
+        """Fit, predict and score one method."""
+        x, y = self.test
+        spent: dict[str, Any] = {}
+        try:
+            if self.budget is None:
+                posterior = fit_problem(key, self.problem, method)
+            else:
+                found = budgeted(key, self.problem, method, self.budget)
+                posterior, method = found.posterior, found.method
+                spent = {"budget": float(self.budget), "budget_how": found.how, "looking": found.looking}
+        except FitError as error:
+            return replace(blank, info={"status": error.status.name, "notes": [str(error)]})
+        predictive = predict(key, self.problem.model, posterior, x, mesh=self.problem.mesh)
+        plain = plain_info(posterior.info) | spent | evidence_of(posterior)
+        agree = function_rhat(predictive)
+        if agree is not None:
+            plain |= {"rhat": agree.quantile95, "rhat_median": agree.median, "rhat_max": agree.largest}
+        arrays = _arrays(key, predictive, y) | keep(jax.random.fold_in(key, KEPT), posterior)
+        for more, kept in (loo_of(key, self.problem, posterior), density_seen(self.probes, method, posterior)):
+            plain |= more | {"notes": [*plain["notes"], *more.get("notes", [])]}
+            arrays |= kept
+        plain["notes"] = [*_of_budget(plain), *plain["notes"]]
+        return replace(blank, scores=score(predictive, y), info=plain, arrays=arrays)
+
+
+def _of_budget(plain: dict[str, Any]) -> list[str]:
+    """How a method was fitted to the budget, in a note."""
+    if "budget" not in plain:
+        return []
+    spent = f"{plain['num_gradients']:,.0f} of {plain['budget']:,.0f} gradients"
+    looking = f" (looking for that took {plain['looking']:,.0f} more, not counted)" if plain["looking"] else ""
+    return [f"{spent}: {plain['budget_how']}{looking}."]
+
+
+def _hex(key: Key) -> str:
+    return np.asarray(jax.random.key_data(key)).tobytes().hex()
+
+
+def _of_one_process(mesh: Mesh | None) -> Mesh | None:
+    """A mesh as fits use it.
+
+    Raises:
+        ValueError: its devices are those of several processes, of which each would score and write.
+    """
+    found = as_mesh(mesh)
+    if found is not None and found.is_multi_process:
+        raise ValueError(
+            "Expected a mesh of one process for jm.compare; got one of several. Use the devices of one, or fit with "
+            "jm.fit(..., mesh=) and score with jm.predict(..., mesh=), of which every process has the whole."
+        )
+    return found
 
 
 def check_test(model: Model, test: Any, precision: str | None) -> None:
@@ -116,37 +250,6 @@ def check_test(model: Model, test: Any, precision: str | None) -> None:
         Problem.of(model, test, precision=precision)
     except (ValueError, TypeError) as error:
         raise type(error)(f"Expected test data (x, y) that fit the model. {error}") from error
-
-
-def _cell(key: Key, problem: Problem, method: Method, test: Any, blank: Record) -> Record:
-    """Fit, predict and score one method."""
-    x, y = test
-    try:
-        posterior = fit_problem(key, problem, method)
-    except FitError as error:
-        return replace(blank, scores={}, info={"status": "DIVERGED", "notes": [str(error)]})
-    predictive = predict(key, problem.model, posterior, x)
-    info = posterior.info
-    plain = {
-        "status": info.status.name,
-        "method": info.method,
-        "solver": info.solver,
-        "target": info.target,
-        "seconds": float(info.seconds),
-        "num_gradients": float(info.num_gradients),
-        "members": [status.name for status in info.members],
-        "notes": list(info.notes),
-        "diagnostics": info.diagnostics,
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    plain |= {n: float(v) for n in ("log_likelihood", "log_prior", "log_joint") if (v := getattr(info, n)) is not None}
-    if "k_hat" in info.diagnostics:
-        plain["k_hat"] = float(info.diagnostics["k_hat"])
-    agree = function_rhat(predictive)
-    if agree is not None:
-        plain |= {"rhat": agree.quantile95, "rhat_median": agree.median, "rhat_max": agree.largest}
-    arrays = _arrays(key, predictive, y) | keep(jax.random.fold_in(key, KEPT), posterior)
-    return replace(blank, scores=score(predictive, y), info=plain, arrays=arrays)
 
 
 def _arrays(key: Key, predictive: Predictive, y: Any) -> dict[str, np.ndarray]:
@@ -189,7 +292,9 @@ def _is_xy(data: Any) -> bool:
     return isinstance(data, tuple) and len(data) == 2 and hasattr(data[1], "shape") and not isinstance(data[0], tuple)
 
 
-def _check_options(methods: Mapping[str, Method], reference: str | None, seeds: int) -> None:
+def _check_options(
+    methods: Mapping[str, Method], reference: str | None, seeds: int, budget: int | float | None
+) -> None:
     if not isinstance(methods, Mapping) or not methods:
         raise ValueError(f"Expected methods as a dict of names, {{'MAP': jm.MAP()}}; got {methods!r}.")
     for name, method in methods.items():
@@ -202,3 +307,6 @@ def _check_options(methods: Mapping[str, Method], reference: str | None, seeds: 
         raise ValueError(f"Expected reference to be one of {', '.join(methods)}; got {reference!r}.")
     if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
         raise ValueError(f"Expected seeds >= 1; got {seeds!r}.")
+    number = isinstance(budget, int | float | np.number) and not isinstance(budget, bool)
+    if budget is not None and not (number and 1 <= budget < np.inf):
+        raise ValueError(f"Expected budget to be a number of gradients, at least 1; got {budget!r}.")

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from jaxmap.assess.emission import Emission
+from jaxmap.assess.shares import of_examples
 from jaxmap.curvature import LayeredNetwork, View, output_covariance, spread_of
 from jaxmap.infer import GaussianPosterior
 from jaxmap.infer.ladder import LAYERS_UP_TO
@@ -52,7 +54,9 @@ class OutputGaussian(NamedTuple):
     width: int
 
 
-def linearised(key: Key, model: Model, posterior: GaussianPosterior, x: Any, draws: int, how: str) -> Parts:
+def linearised(
+    key: Key, model: Model, posterior: GaussianPosterior, x: Any, draws: int, how: str, mesh: Mesh | None = None
+) -> Parts:
     """Predict by the network's tangent at the mean.
 
     Args:
@@ -62,23 +66,29 @@ def linearised(key: Key, model: Model, posterior: GaussianPosterior, x: Any, dra
         x: inputs.
         draws: how many, where there is no closed form.
         how: one of `HOW`, not "weights".
+        mesh: devices that share the inputs; None: one.
 
     Raises:
         ValueError: "probit" or "bridge" where y is not a class.
     """
-    found = output_gaussian(model, posterior, x)
+    found = output_gaussian(model, posterior, x, mesh)
     if how in ("probit", "bridge"):
         return _closed_classes(model, found, how)
     closed = None if how == "outputs" else _closed_gaussian(model, found)
     return _sampled(key, model, found, draws) if closed is None else closed
 
 
-def output_gaussian(model: Model, posterior: GaussianPosterior, x: Any) -> OutputGaussian:
+def output_gaussian(model: Model, posterior: GaussianPosterior, x: Any, mesh: Mesh | None = None) -> OutputGaussian:
     """Mean and covariance of the linearised outputs, in bounded memory."""
     z, moving = jax.tree.map(jnp.asarray, posterior.mean), posterior.moving
     name = ("tangent", moving, posterior.dtype, signature(x))
     tangent = model.programs.made(name, lambda: _tangent(model, View(Density(model), moving), z, x))
-    mean, covariance = tangent.program(z, x, spread_of(posterior.precision, tangent.network, posterior.dtype))
+    spread = spread_of(posterior.precision, tangent.network, posterior.dtype)
+    if mesh is None:
+        mean, covariance = tangent.program(z, x, spread)
+    else:
+        shared = lambda x, z, spread: tangent.program(z, x, spread)  # noqa: E731
+        mean, covariance = map(jnp.asarray, of_examples(model, name, shared, mesh, x, z, spread))
     return OutputGaussian(mean, covariance, tangent.decode, tangent.width)
 
 

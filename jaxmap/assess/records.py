@@ -35,6 +35,11 @@ class Record:
     arrays: dict[str, np.ndarray] = field(repr=False)
 
     @property
+    def cell(self) -> str:
+        """Which cell it is, in words."""
+        return f"{self.method} (split {self.split}, seed {self.seed})"
+
+    @property
     def name(self) -> str:
         """The record's file name without its ending."""
         safe = re.sub(r"[^A-Za-z0-9_.-]+", "_", self.method)
@@ -74,22 +79,36 @@ class RecordFolder:
         path = self.folder / f"{blank.name}.safetensors"
         if not path.exists():
             return None
-        try:
-            with safe_open(path, framework="numpy") as file:
-                header = json.loads((file.metadata() or {})["record"])
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"Expected a whole record in {path.name}; it cannot be read ({error}). Delete it to compute it anew."
-            ) from error
+        found = _read(path)
         differs = [
-            f"{key} was {header['identity'].get(key)!r}, now {value!r}"
+            f"{key} was {found.identity.get(key)!r}, now {value!r}"
             for key, value in blank.identity.items()
-            if header["identity"].get(key) != value
+            if found.identity.get(key) != value
         ]
-        if differs or header["method"] != blank.method:
+        if differs or found.method != blank.method:
             raise ValueError(
                 f"Expected {path.name} to be of this comparison; {'; '.join(differs) or 'another row has its name'}. "
                 "Use another folder, or delete the record."
             )
+        return found
+
+    def find(self, split: int, seed: int, method: str) -> Record | None:
+        """The record of a cell, of whatever identity; None where there is none.
+
+        Raises:
+            ValueError: the file is damaged, or another row's.
+        """
+        blank = Record(split, seed, method, {}, {}, {}, {})
+        return self.read(blank)
+
+
+def _read(path: Path) -> Record:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {})["record"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return Record(**header, arrays=arrays)
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"Expected a whole record in {path.name}; it cannot be read ({error}). Delete it to compute it anew."
+        ) from error

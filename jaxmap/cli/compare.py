@@ -47,6 +47,7 @@ same command goes on where it was stopped, and `jaxmap report` shows what there 
 @click.option("--seed", default=0, type=click.IntRange(0), help="Of everything random in the fits.")
 @click.option("--warmup", default=300, type=click.IntRange(1), help="NUTS: adaptation steps per chain.")
 @click.option("--draws", default=800, type=click.IntRange(4), help="NUTS: kept draws per chain.")
+@click.option("--audit/--no-audit", default=True, help="Ask whether the MAP estimate is enough, without sampling.")
 @click.option("--out", default="report", type=click.Path(path_type=Path), help="Folder for the report.")
 @config_options
 def compare(file: Path | None, data: str | None, out: Path, save_config: Path | None, **options: Any) -> None:
@@ -100,18 +101,20 @@ def _compare_file(file: Path, names: list[str], options: dict[str, Any], out: Pa
     write_config(config)
     _begin(out, about)
     say(f"{file.name}: {job.table.rows} rows, {len(test[0])} of them held out.", *notes)
+    model, key = design.model(), jax.random.key(options["seed"])
     comparison = assess.compare(
-        jax.random.key(options["seed"]),
-        lambda rows: job.design(rows).model(),
+        key,
+        lambda rows: model if rows is train else job.design(rows).model(),
         pairs,
         methods,
         reference=reference,
         folder=out / RECORDS,
         precision=job.precision,
-        on_record=lambda record: _tell(record, job, out),
+        on_record=lambda record: _tell(record, job),
     )
     comparison.config.update(about)
-    _finish(comparison, out, job)
+    looked = _audited(key, model, train, job.precision) if options["audit"] and _whole(comparison) else None
+    _finish(comparison, out, job, looked)
 
 
 def _begin(out: Path, about: dict[str, Any]) -> None:
@@ -128,11 +131,8 @@ def _begin(out: Path, about: dict[str, Any]) -> None:
         raise
 
 
-def _tell(record: Any, job: Job | None, out: Path) -> None:
-    """Print one row as it comes; forget one that was interrupted, so that the next run makes it."""
-    if record.info.get("status") == "INTERRUPTED" and job is not None:
-        (out / RECORDS / f"{record.name}.safetensors").unlink(missing_ok=True)
-        raise KeyboardInterrupt
+def _tell(record: Any, job: Job | None) -> None:
+    """Print one row as it comes."""
     lppd = f"lppd {record.scores['lppd']:.3f}" if record.scores else "no result"
     if job is not None and job.target.log and record.scores:
         lppd += f"  RMSE of log {log_error(record):.4f}"
@@ -147,7 +147,27 @@ def log_error(record: Any) -> float:
     return float(np.sqrt(np.mean((np.log(median) - np.log(y)) ** 2)))
 
 
-def _finish(comparison: Any, out: Path, job: Job) -> None:
+def _whole(comparison: Any) -> bool:
+    """Nobody stopped it."""
+    return "interrupted" not in comparison.config
+
+
+def _audited(key: Any, model: Any, train: Any, precision: str | None) -> Any:
+    """The audit of the MAP estimate, printed; None where there is none."""
+    from jaxmap import assess, infer
+    from jaxmap.types import FitError
+
+    try:
+        point = infer.fit(key, model, train, infer.MAP(), precision=precision)
+        found = assess.audit(key, model, train, point, precision=precision)
+    except FitError as error:
+        say(f"No audit: {error}")
+        return None
+    say("", f"Is the MAP estimate enough? {found.verdict.name}: {found.verdict.value}.", *found.reasons)
+    return found
+
+
+def _finish(comparison: Any, out: Path, job: Job, looked: Any) -> None:
     """Print the table and save the report."""
     if job.target.log:
         errors = {
@@ -161,7 +181,9 @@ def _finish(comparison: Any, out: Path, job: Job) -> None:
             f"RMSE of log {job.target.name}, of the predictive median: "
             + ", ".join(f"{method} {value:.4f}" for method, value in means.items())
         )
-    save_report(comparison, out)
+    save_report(comparison, out, looked)
+    if not _whole(comparison):
+        raise KeyboardInterrupt
 
 
 def _show(comparison: Any) -> None:
@@ -173,9 +195,9 @@ def _show(comparison: Any) -> None:
     say(*report.verdict_lines(comparison))
 
 
-def save_report(comparison: Any, out: Path) -> None:
-    """Write the report and say where it is."""
-    written = comparison.save(out)
+def save_report(comparison: Any, out: Path, looked: Any = None) -> None:
+    """Write the report, with an audit where there is one, and say where it is."""
+    written = comparison.save(out, audit=looked)
     page = next((path for path in written or [] if path.name == "report.html"), out / "table.md")
     say(f"Report: {page}, figures and record.json beside it.")
 
@@ -196,17 +218,21 @@ def _compare_bundled(name: str, methods: list[str], options: dict[str, Any], out
     split, seed = options["split"], options["seed"]
     train, test = data.split(jax.random.fold_in(jax.random.key(20240), split), (table.x, table.y), 0.1)
     made = make_methods(methods, options["warmup"], options["draws"])
+    key, built = jax.random.key(seed), model.tabular(train, widths, classes=len(table.classes))
     comparison = assess.compare(
-        jax.random.key(seed),
-        lambda rows: model.tabular(rows, widths, classes=len(table.classes)),
+        key,
+        built,
         (train, test),
         made,
         reference="NUTS" if "NUTS" in made and len(made) > 1 else None,
-        on_record=lambda record: _tell(record, None, out),
+        on_record=lambda record: _tell(record, None),
     )
     title = f"{table.name}, split {split}: {table.target}" + (f" in {table.unit}" if table.unit else "")
     comparison.config.update(title=title, data=table.name, target=table.target, unit=table.unit)
     comparison.config.update(network=list(widths), split=split, seed=seed, source=table.source)
     comparison.config.update(model=size, rows=len(table.x), command=command_line())
+    looked = _audited(key, built, train, None) if options["audit"] and _whole(comparison) else None
     _show(comparison)
-    save_report(comparison, out)
+    save_report(comparison, out, looked)
+    if not _whole(comparison):
+        raise KeyboardInterrupt

@@ -1,7 +1,7 @@
 """Data: arrays in memory, split, standardised, batched; streams; real data sets that ship with the package."""
 
 from jaxmap.data.arrays import check_data, fingerprint, leaf_name, num_examples, split, take_examples
-from jaxmap.data.processes import agreed, connect, leads, on_host, same_everywhere, spanning
+from jaxmap.data.processes import agreed, alike_everywhere, connect, leads, on_host, same_everywhere, spanning
 from jaxmap.data.mesh import (
     EXAMPLES,
     MEMBER,
@@ -53,6 +53,7 @@ __all__ = [
     "Target",
     "absent",
     "agreed",
+    "alike_everywhere",
     "as_mesh",
     "check_data",
     "check_target_name",

@@ -2,6 +2,7 @@
 
 from jaxmap.infer.together import check_together
 from jaxmap.infer.problem import Problem
+from jaxmap.infer.seen import by_objective
 from jaxmap.infer.curved import Curved
 from jaxmap.infer.delta_method import carry
 from jaxmap.infer.standard_errors import StandardErrors
@@ -55,6 +56,7 @@ from jaxmap.infer.sghmc_diagnosis import configurational
 from jaxmap.infer.sghmc import SGHMC
 from jaxmap.infer.ensemble import Ensemble
 from jaxmap.infer.fit import fit, fit_problem
+from jaxmap.infer.budget import Spent, budgeted
 
 __all__ = [
     "MAP",
@@ -80,9 +82,11 @@ __all__ = [
     "Replicates",
     "Saved",
     "Search",
+    "Spent",
     "Structure",
     "Summary",
     "Tuned",
+    "budgeted",
     "fit",
     "fit_problem",
     "is_posterior",

@@ -111,6 +111,10 @@ class Bootstrap:
         if self.of.batch_size is not None or self.of.monitor is not None:
             raise ValueError("Expected full batches for a bootstrap; got batch_size or monitor. Leave them out.")
 
+    def seen(self, problem: Problem, found: Any, z: Any) -> np.ndarray:
+        """What its estimate climbs, as in `infer/seen.py`."""
+        return self.of.seen(problem, found.estimate, z)  # type: ignore[attr-defined]
+
     def run(self, problem: Problem, seeds: Seeds) -> Any:
         """Fit the data as they are; then all refits of each seed."""
         if problem.data is None:

@@ -54,6 +54,10 @@ class Ensemble:
         """Fit all members of all seeds; member 0 gets the seed's key, member k fold_in(key, k)."""
         return list(problem.solve(self._member(), multiply(seeds, self.members)))
 
+    def seen(self, problem: Problem, found: Any, z: Any) -> np.ndarray:
+        """What its members see, as in `infer/seen.py`."""
+        return self._member().seen(problem, found.members[0], z)  # type: ignore[attr-defined]
+
     def _member(self) -> Method:
         """A member that samples starts at its own mode, so that the ensemble visits different ones."""
         if isinstance(self.of, NUTS) and self.of.start is None:

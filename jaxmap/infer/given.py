@@ -4,11 +4,14 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmap.infer.judged import judge_at
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch
+from jaxmap.infer.seen import one_by_one
 from jaxmap.model import Density
+from jaxmap.optimize import slope_at
 from jaxmap.trees import cast_floats, named_leaves, settled
 from jaxmap.types import Seeds, Status
 
@@ -24,6 +27,14 @@ class Given:
     params: Any
 
     trains: ClassVar[bool] = True
+
+    def density(self, problem: Problem) -> Density:
+        """What the parameters are judged by."""
+        return Density(problem.model, jacobian=False)
+
+    def seen(self, problem: Problem, found: Any, z: Any) -> np.ndarray:
+        """What its certificate evaluates, as in `infer/seen.py`."""
+        return one_by_one(lambda v: slope_at(self.density(problem), v, problem.data).value, z)
 
     def run(self, problem: Problem, seeds: Seeds) -> Any:
         """Check the parameters.
@@ -41,7 +52,7 @@ class Given:
     def finish(self, problem: Problem, runs: Any, index: int) -> Point:
         """Certify them."""
         watch = Stopwatch()
-        density = Density(problem.model, jacobian=False)
+        density = self.density(problem)
         z = problem.model.space.unconstrain(runs)
         found = judge_at(density, problem, z, Status.STEPS_EXHAUSTED.code)
         info = replace(found.info, method="Given", solver="none: the parameters were given", seconds=watch.seconds)

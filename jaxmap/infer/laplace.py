@@ -17,6 +17,7 @@ from jaxmap.infer.ladder import FULL_UP_TO, HESSIANS, STRUCTURES, Ladder, Struct
 from jaxmap.infer.point import MAP, check_counts, continued, describe
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch, check_method
+from jaxmap.infer.seen import one_by_one
 from jaxmap.model import Density
 from jaxmap.trees import paths, signature
 from jaxmap.types import FitError, Key, Method, Posterior, Seeds, Status
@@ -88,6 +89,15 @@ class Laplace:
             )
         return Modes(list(problem.solve(self.at, seeds)), seeds.keys)
 
+    def density(self, problem: Problem, prior: bool) -> Density:
+        """What is curved: with the prior in unconstrained coordinates, or the likelihood alone around an MLE."""
+        return Density(problem.model, prior, prior and not problem.model.space.is_real)
+
+    def seen(self, problem: Problem, found: Any, z: Any) -> np.ndarray:
+        """What its curvature is of, as in `infer/seen.py`."""
+        density = self.density(problem, found.prior)
+        return one_by_one(lambda v: Curved(density, v, problem).value, z)
+
     def finish(self, problem: Problem, runs: "Modes", index: int) -> GaussianPosterior:
         """Curvature, ladder, evidence and grade at one mode.
 
@@ -98,7 +108,7 @@ class Laplace:
         watch = Stopwatch()
         point, notes = _unconstrained_mode(point, problem)
         self._refuse(point)
-        density = Density(problem.model, point.prior, point.prior and not problem.model.space.is_real)
+        density = self.density(problem, point.prior)
         leaves = moving_leaves(self.subset, problem, point.z)
         at = Curved(density, point.z, problem, leaves)
         draw, probe = _keys_of_one(runs.keys, index)

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
@@ -12,11 +14,13 @@ from jaxmap.infer.mclmc_chains import MicrocanonicalChains, Mover
 from jaxmap.infer.mclmc_run import Aim, Kept, MicrocanonicalRun
 from jaxmap.infer.nuts import in_users_space, keys_of_chains, one_of
 from jaxmap.infer.nuts_diagnosis import Diagnosis, Moves, diagnose
+from jaxmap.infer.nuts_frame import Frame
 from jaxmap.infer.nuts_start import Beginning, Starter
 from jaxmap.infer.own_modes import begin_at_own_modes
 from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.posteriors import is_posterior
 from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions
+from jaxmap.infer.seen import as_rows, in_chains
 from jaxmap.model import Density
 from jaxmap.trees import settled
 from jaxmap.types import FitError, Info, Method, Posterior, Seeds, Status
@@ -101,6 +105,15 @@ class MCLMC:
         """The same sampler with a start."""
         return replace(self, start=start)
 
+    def seen(self, problem: Problem, found: Any, z: Any) -> np.ndarray:
+        """The log density that chains begin with, as in `infer/seen.py`."""
+        rows, size, dtype = as_rows(z), problem.num_params, problem.dtype
+        chains = MicrocanonicalChains(Mover(self.adjusted, FAR * float(np.sqrt(self._error))), problem)
+        frames = jax.tree.map(jnp.asarray, Frame(np.zeros((1, size), dtype), np.ones((1, size), dtype)))
+        keys = jax.random.split(jax.random.key(0), (1, self.chains))
+        begun = [chains.begin(positions, frames, keys) for positions in in_chains(rows, self.chains)]
+        return np.concatenate([np.asarray(states.inner.logdensity)[0] for states in begun])[: len(rows)]
+
     def run(self, problem: Problem, seeds: Seeds) -> "Visited":
         """Run all chains of all seeds in one program.
 
@@ -150,7 +163,9 @@ class MCLMC:
         """
         stand, begun = runs.run.stand, runs.begun[index]
         if not stand.kept:
-            raise FitError("MCLMC was interrupted during its warm-up, before the first draw.")
+            raise FitError(
+                "MCLMC was interrupted during its warm-up, before the first draw.", status=Status.INTERRUPTED
+            )
         kept = Kept(*(np.concatenate(parts, axis=2)[index] for parts in zip(*stand.kept, strict=True)))
         params = in_users_space(problem, kept.z)
         found = self._diagnosis(problem, params, kept)

@@ -7,17 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmap.data import on_host
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.nuts_chains import Chains, Sampler
 from jaxmap.infer.nuts_diagnosis import diagnose
-from jaxmap.infer.nuts_frame import DENSE_LEARNED_UP_TO
+from jaxmap.infer.nuts_frame import DENSE_LEARNED_UP_TO, Frame
 from jaxmap.infer.nuts_journal import ChainJournal
 from jaxmap.infer.nuts_run import Course, Drawn, Plan, Run, gather
 from jaxmap.infer.nuts_start import Beginning, Preparation, Starter
 from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.posteriors import is_posterior
 from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions, seeds_of
+from jaxmap.infer.seen import as_rows, in_chains
 from jaxmap.model import Density
 from jaxmap.trees import settled, shaper, stack
 from jaxmap.types import FitError, Info, Key, Method, Posterior, Seeds, Status
@@ -90,6 +92,22 @@ class NUTS:
         run = self._planned(problem, seeds, begun, dense, journal)
         return self._driven(run, run.start(), prepared, journal)
 
+    def seen(self, problem: Problem, found: Any, z: Any) -> np.ndarray:
+        """The potential that chains begin with, as in `infer/seen.py`."""
+        rows, dense = as_rows(z), problem.num_params <= DENSE_LEARNED_UP_TO
+        chains = Chains(Sampler(self.max_tree_depth, dense), problem)
+        size, dtype = problem.num_params, problem.dtype
+        plain = Frame(
+            np.zeros((1, size), dtype), np.eye(size, dtype=dtype)[None] if dense else np.ones((1, size), dtype)
+        )
+        keys, step = jax.random.split(jax.random.key(0), (1, self.chains)), np.ones(1)
+        frames = jax.tree.map(jnp.asarray, plain)
+        begun = [
+            chains.begin(jnp.asarray(positions, dtype), frames, keys, step, 0.8 * step)
+            for positions in in_chains(rows, self.chains)
+        ]
+        return np.concatenate([-on_host(states.hmc.potential_energy)[0] for states in begun])[: len(rows)]
+
     def _planned(
         self, problem: Problem, seeds: Seeds, begun: list[Beginning], dense: bool, journal: ChainJournal | None
     ) -> Run:
@@ -125,7 +143,7 @@ class NUTS:
         course, begun = runs.course, runs.prepared[index]
         drawn = gather(course.drawn, self.thin, self.draws) if course.drawn else None
         if drawn is None or drawn.z.shape[2] == 0:
-            raise FitError("NUTS was interrupted during its warm-up, before the first draw.")
+            raise FitError("NUTS was interrupted during its warm-up, before the first draw.", status=Status.INTERRUPTED)
         drawn = Drawn(*(leaf[index] for leaf in drawn))
         params = in_users_space(problem, drawn.z)
         found = diagnose(problem, params, drawn.z, drawn, self.max_tree_depth)

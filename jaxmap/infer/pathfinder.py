@@ -13,6 +13,7 @@ from jaxmap.infer.grade import DRAWS, GRADED_UP_TO, Grade, grade
 from jaxmap.infer.pathfinder_walk import Walk, Walker, settled_gaussian
 from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.problem import Problem, Stopwatch, library_versions, multiply
+from jaxmap.infer.seen import by_objective
 from jaxmap.infer.variational_bound import bound_at
 from jaxmap.model import Density
 from jaxmap.optimize import slope_at
@@ -62,10 +63,18 @@ class Pathfinder:
         if self.grade is not None and (not isinstance(self.grade, int) or self.grade < 0 or 0 < self.grade < 25):
             raise ValueError(f"Expected grade to be 0 or at least 25 draws; got {self.grade!r}.")
 
+    def density(self, problem: Problem) -> Density:
+        """What the paths climb."""
+        return Density(problem.model)
+
+    def seen(self, problem: Problem, found: Any, z: Any) -> np.ndarray:
+        """What its paths climb, as in `infer/seen.py`."""
+        return by_objective(self.density(problem), problem, z)
+
     def run(self, problem: Problem, seeds: Seeds) -> "Paths":
         """Walk all paths of all seeds in one program."""
         watch = Stopwatch()
-        density = Density(problem.model)
+        density = self.density(problem)
         walker = Walker(density, self.draws or BOUND_DRAWS, self.steps or STEPS, self.memory)
         begins = multiply(seeds, self.paths)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(begins.keys, WALK)

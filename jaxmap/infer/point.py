@@ -15,6 +15,7 @@ from jaxmap.infer.held_out import by_held_out
 from jaxmap.infer.judged import ENDS, Climbs, Judged, judge, tell_apart, with_rows
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch, library_versions, multiply
+from jaxmap.infer.seen import by_objective
 from jaxmap.model import Density
 from jaxmap.optimize import (
     LBFGS,
@@ -71,6 +72,10 @@ class MAP:
     def density(self, problem: Problem) -> Density:
         """What is maximised."""
         return Density(problem.model, jacobian=self.space == "unconstrained" and not problem.model.space.is_real)
+
+    def seen(self, problem: Problem, found: Any, z: Any) -> np.ndarray:
+        """What its solvers minimise, as in `infer/seen.py`."""
+        return by_objective(self.density(problem), problem, z)
 
     def run(self, problem: Problem, seeds: Seeds) -> "Climbs":
         """Climb from every start of every seed in one program."""

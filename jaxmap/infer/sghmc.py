@@ -19,6 +19,7 @@ from jaxmap.infer.own_modes import begin_at_own_modes
 from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.posteriors import is_posterior
 from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions
+from jaxmap.infer.seen import as_rows
 from jaxmap.infer.sghmc_chains import Estimator, Minibatches, MovingState, Passed, StochasticChains, Tuning
 from jaxmap.infer.sghmc_diagnosis import TOLERATED, Kept, configurational, doubts
 from jaxmap.infer.sghmc_scales import Scales, measure
@@ -99,6 +100,10 @@ class SGHMC:
         """The same sampler with a start."""
         return replace(self, start=start)
 
+    def seen(self, problem: Problem, found: Any, z: Any) -> np.ndarray:
+        """What its gradients estimate, from all examples, as in `infer/seen.py`."""
+        return _log_densities(problem, as_rows(z).astype(problem.dtype)[None])[0]
+
     def run(self, problem: Problem, seeds: Seeds) -> "Wandered":
         """Run all chains of all seeds in one program.
 
@@ -132,7 +137,9 @@ class SGHMC:
         """
         wandering, begun = runs.wandering, runs.begun[index]
         if not wandering.kept:
-            raise FitError("SGHMC was interrupted during its warm-up, before the first draw.")
+            raise FitError(
+                "SGHMC was interrupted during its warm-up, before the first draw.", status=Status.INTERRUPTED
+            )
         kept = Kept(*(np.concatenate(parts, axis=2)[index] for parts in zip(*wandering.kept, strict=True)))
         params, tuning = in_users_space(problem, kept.z), wandering.scales[index].tuning
         found = self._diagnosis(problem, params, kept, wandering.thin)

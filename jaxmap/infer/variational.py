@@ -15,6 +15,7 @@ from jaxmap.infer.ladder import FULL_UP_TO
 from jaxmap.infer.point import MAP, check_counts, describe
 from jaxmap.infer.posteriors import Point, is_posterior
 from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions
+from jaxmap.infer.seen import as_rows
 from jaxmap.infer.variational_bound import Bound, bound_at
 from jaxmap.infer.variational_climb import Climbed, climb_bound
 from jaxmap.infer.variational_families import (
@@ -30,7 +31,7 @@ from jaxmap.infer.variational_families import (
 from jaxmap.infer.variational_start import Start, own_start, start_at
 from jaxmap.model import Density
 from jaxmap.optimize import slope_at
-from jaxmap.trees import settled, shaper, stack
+from jaxmap.trees import in_double, settled, shaper, stack
 from jaxmap.types import FitError, Info, Key, Method, Posterior, Seeds, Status
 
 FAMILIES = ("mean_field", "low_rank", "full")
@@ -92,6 +93,16 @@ class VI:
         if not is_posterior(self.start):
             check_method(self.start, "`start`")
 
+    def density(self, problem: Problem) -> Density:
+        """What is approximated."""
+        return Density(problem.model)
+
+    def seen(self, problem: Problem, found: Any, z: Any) -> np.ndarray:
+        """What its bound averages over draws, as in `infer/seen.py`."""
+        bound = Bound(self.density(problem), self._family(), self.draws, None)
+        program = problem.model.programs.jitted(("seen by bounds", bound), lambda z, d: bound.density_at(z, d, None)[0])
+        return np.asarray(in_double(program, as_rows(z), problem.data))
+
     def run(self, problem: Problem, seeds: Seeds) -> "Bounds":
         """Find the starts, and climb from all of them in one program.
 
@@ -103,7 +114,7 @@ class VI:
                 f"Expected at most {FULL_UP_TO} parameters for family='full'; got {problem.num_params}, whose matrix "
                 "does not fit. Use family='low_rank' or 'mean_field'."
             )
-        density, family = Density(problem.model), self._family()
+        density, family = self.density(problem), self._family()
         plan = None if self.batch_size is None else BatchPlan(problem.num_examples, self.batch_size)
         begun = [
             self._begin(found, density, problem, Seeds(seeds.keys[k : k + 1], seeds.ranks[k : k + 1]))

@@ -68,7 +68,7 @@ class Bound:
             helped: True where the control variate lowers the variance.
         """
         around, pull = jax.vjp(lambda n: self.family.moves(n, noise), numbers)
-        values, slopes = self._density_at(frame.place(numbers["mean"][None] + around), data, dealt)
+        values, slopes = self.density_at(frame.place(numbers["mean"][None] + around), data, dealt)
         log_q, away = jax.vjp(lambda m: self.family.log_prob(numbers, m), around)
         upward = frame.pull(slopes) - away(jnp.ones_like(log_q))[0]
         bound = values - log_q + frame.log_volume
@@ -81,8 +81,8 @@ class Bound:
         slope = pull(upward / len(noise))[0] | {"mean": jnp.mean(upward, axis=0)}
         return jnp.mean(bound), frame.inward(numbers, slope), spread
 
-    def _density_at(self, z: Any, data: Data, dealt: Any) -> Any:
-        """The density and its gradient at the rows of z, a few at a time."""
+    def density_at(self, z: Any, data: Data, dealt: Any) -> Any:
+        """The density and its gradient at the rows of z, a few at a time; `dealt` as for `slope`."""
         shaped = shaper(self.density.model.start_unconstrained(z.dtype))
         plan = self.plan
         if plan is None:

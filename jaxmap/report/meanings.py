@@ -37,6 +37,13 @@ MEANINGS = {
         "Mean distance of the class probabilities from the reference's, from 0 to 1; compare it with the ceiling row."
     ),
     "agreement": Meaning("Share of the held-out data for which the most probable class is that of the reference."),
+    "elpd_loo": Meaning(
+        "Sum over the training data of the log predictive density of each, left out in turn by importance weights; "
+        "higher is better.",
+        "nats",
+    ),
+    "bad_pareto_k": Meaning("Training data whose leave-one-out weights have a Pareto k above 0.7: not to be trusted."),
+    "log_evidence": Meaning("Log of the integral of the joint density: how well model and prior fit the data.", "nats"),
     "k_hat": Meaning(
         "Pareto k-hat of importance weights from the approximation to the posterior: above 0.7 it is not Gaussian "
         "enough to be trusted in its tails."

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import numpyro.distributions as dist
+import optax
 import pytest
 
 import jaxmap as jm
@@ -29,7 +30,9 @@ def build(train):
 METHODS = {
     "MAP": jm.MAP(space="unconstrained"),
     "Laplace": jm.Laplace(),
-    "NUTS": jm.NUTS(warmup=60, draws=60, chains=2),
+    "NUTS": jm.NUTS(
+        start=jm.Laplace(), warmup=60, draws=60, chains=2
+    ),  # a start that is in the table: no programs more
 }
 
 
@@ -139,7 +142,7 @@ def test_an_interrupted_write_leaves_no_half_record(tmp_path, monkeypatch):
 
 
 def test_a_method_that_fails_has_a_row():
-    methods = {"MAP": jm.MAP(), "broken": jm.MAP(__import__("optax").sgd(1e30), steps=20)}
+    methods = {"MAP": jm.MAP(), "broken": jm.MAP(optax.sgd(1e30), steps=20)}
     table = jm.compare(jax.random.key(1), build, SPLITS[0], methods)
     row = next(r for r in table.rows if r["method"] == "broken")
     assert row["status"] == "DIVERGED"
@@ -158,3 +161,114 @@ def test_seeds_give_other_fits_and_standard_errors():
     assert [r.seed for r in table.records] == [0, 1]
     assert table.records[0].scores["lppd"] != table.records[1].scores["lppd"]
     assert "lppd_se" in table.summary()[0]
+
+
+def test_a_budget_is_spent_and_never_exceeded_in_silence():
+    methods = {
+        "MAP": jm.MAP(),
+        "Adam": jm.MLE(optax.adam(1e-2), steps=10),
+        "Given": jm.Given(build(SPLITS[0][0]).start),
+    }
+    table = jm.compare(jax.random.key(1), build, SPLITS[0], methods, budget=1500)
+    rows = {row["method"]: row for row in table.rows}
+    assert all(row["num_gradients"] <= 1.1 * row["budget"] for row in rows.values())
+    assert rows["Adam"]["num_gradients"] > 0.85 * 1500
+    assert "Given has nothing that could be scaled" in rows["Given"]["notes"][0]
+    assert f"{rows['Adam']['num_gradients']:,.0f} / 1,500" in str(table)
+    assert "1,500 gradients: run as" in rows["Adam"]["notes"][0]
+
+
+@pytest.mark.parametrize("budget", [0, -3, "many", True, float("nan"), float("inf")])
+def test_a_budget_that_is_none_is_refused(budget):
+    with pytest.raises(ValueError, match="Expected budget to be a number of gradients"):
+        jm.compare(jax.random.key(1), build, SPLITS[0], {"MAP": jm.MAP()}, budget=budget)
+
+
+# Interrupts, and folders that are read back.
+
+
+def stopping(monkeypatch, cls, when):
+    """Press Ctrl-C when a method of a class runs for the `when`-th time."""
+    runs, original = [], cls.run
+
+    def run(self, *given):
+        runs.append(self)
+        if len(runs) == when:
+            raise KeyboardInterrupt
+        return original(self, *given)
+
+    monkeypatch.setattr(cls, "run", run)
+
+
+def test_an_interrupt_keeps_the_rows_so_far_and_a_rerun_goes_on(tmp_path, monkeypatch):
+    methods = {"MAP": jm.MAP(), "Laplace": jm.Laplace(), "later": jm.Given(build(SPLITS[0][0]).start)}
+    seen = []
+    with monkeypatch.context() as patched:
+        stopping(patched, jm.Laplace, 2)
+        table = jm.compare(jax.random.key(1), build, SPLITS, methods, folder=tmp_path, on_record=seen.append)
+    assert [r.cell for r in table.records[:4]] == [r.cell for r in seen]
+    assert [r.info["status"] for r in table.records][-2:] == ["CONVERGED", "INTERRUPTED"]
+    assert table.config["interrupted"] == "Laplace (split 1, seed 0)"
+    assert table.config["missing"] == ["later (split 1, seed 0)"]
+    text = str(table)
+    assert "Interrupted at Laplace (split 1, seed 0)" in text
+    assert "The same call with the same folder goes on." in text
+    assert "Its means are over 1 of 2 runs" in text
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4
+    loaded = jm.Comparison.load(tmp_path)
+    assert [r.cell for r in loaded.records] == [r.cell for r in table.records[:4]]
+    assert loaded.config["missing"] == ["Laplace (split 1, seed 0)", "later (split 1, seed 0)"]
+    whole = jm.compare(jax.random.key(1), build, SPLITS, methods, folder=tmp_path)
+    assert len(whole.records) == 6
+    assert "missing" not in whole.config
+    again = jm.Comparison.load(tmp_path)
+    assert str(again) == str(whole)
+    assert again.summary() == whole.summary()
+
+
+def test_a_climb_that_is_interrupted_is_shown_but_not_kept(tmp_path, monkeypatch):
+    from jaxmap.infer import point
+
+    original = point.maximize
+
+    def stopped(*given, **options):
+        ascent = original(*given, **options)
+        return ascent._replace(codes=np.full_like(ascent.codes, jm.Status.INTERRUPTED.code))
+
+    monkeypatch.setattr(point, "maximize", stopped)
+    table = jm.compare(jax.random.key(1), build, SPLITS[0], {"MAP": jm.MAP(), "MLE": jm.MLE()}, folder=tmp_path)
+    assert [(r.method, r.info["status"]) for r in table.records] == [("MAP", "INTERRUPTED")]
+    assert "lppd" in table.records[0].scores
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_folder_takes_more_rows_but_no_other_comparison(tmp_path):
+    few = {"MAP": jm.MAP()}
+    jm.compare(jax.random.key(1), build, SPLITS[0], few, folder=tmp_path)
+    more = few | {"Given": jm.Given(build(SPLITS[0][0]).start)}
+    jm.compare(jax.random.key(1), build, SPLITS, more, folder=tmp_path)
+    assert len(jm.Comparison.load(tmp_path).records) == 4
+    (train, test), *_ = SPLITS
+    other = {"another": jm.MAP()}  # a row of its own, so that no record is in its way
+    for key, data, budget in ((2, train, None), (1, (train[0], train[1] + 1.0), None), (1, train, 500)):
+        with pytest.raises(ValueError, match="to be of this comparison"):
+            jm.compare(jax.random.key(key), build, (data, test), other, folder=tmp_path, budget=budget)
+    assert len(jm.Comparison.load(tmp_path).records) == 4
+    beside = tmp_path / "beside"
+    jm.compare(jax.random.key(1), build, (test, train), few, folder=beside)
+    stray = next(beside.glob("*.safetensors"))
+    (tmp_path / stray.name).write_bytes(stray.read_bytes())
+    with pytest.raises(ValueError, match="its model and train and test differ"):
+        jm.Comparison.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"format": 9}', '{"format": 1, "cells": [1]}'])
+def test_a_folder_without_a_sound_comparison_is_refused(tmp_path, content):
+    told = "got no comparison.json" if content is None else "cannot be read"
+    if content is not None:
+        (tmp_path / "comparison.json").write_text(content)
+    with pytest.raises(ValueError, match=told):
+        jm.Comparison.load(tmp_path)
+    with pytest.raises(ValueError, match="got no comparison"):
+        jm.Comparison.load(tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()

@@ -76,6 +76,21 @@ OTHERS = textwrap.dedent(
         both = jm.fit(jax.random.key(0), model, data, method, precision="float64", mesh=mesh)
         for a, b in zip(jax.tree.leaves(numbers(alone)), jax.tree.leaves(numbers(both)), strict=True):
             np.testing.assert_allclose(b, a, rtol=1e-7, atol=1e-9)
+        if not hasattr(both, "particles") or isinstance(data, jm.Stream):
+            continue
+        key = jax.random.key(0)  # every process has the whole predictive
+        whole, shared = jm.predict(key, model, both, x), jm.predict(key, model, both, x, mesh=mesh)
+        np.testing.assert_allclose(shared.mean, whole.mean, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(shared.log_prob(y), whole.log_prob(y), rtol=1e-9, atol=1e-9)
+    for refused in (
+        lambda: jm.predict(key, model, both, x + rank, mesh=examples),
+        lambda: jm.compare(key, model, ((x, y), (x, y)), {"MAP": jm.MAP()}, mesh=examples),
+    ):
+        try:
+            refused()
+            raise SystemExit("accepted")
+        except ValueError as error:
+            assert "every process has the whole" in str(error) or "each gets the whole" in str(error), error
     try:
         method = jm.MAP(optax.adam(1e300), steps=20, batch_size=8)
         jm.fit(jax.random.key(0), model, (x, y), method, precision="float64", mesh=examples)
