@@ -40,8 +40,8 @@ __all__ = ["BayesClassifier", "BayesRegressor"]
 FULL_UP_TO = 1500
 """Parameters up to which the default method keeps the whole covariance matrix; beyond, Kronecker factors."""
 
-HALVINGS, REFINED = 10, 3
-"""The noise scale is sought between the spread of y and a thousandth of it, by halves and so many steps more."""
+HALVINGS, REFINED = 11, 3
+"""The noise scale is sought between twice the size of y and a thousandth of it, by halves and so many steps more."""
 
 SHIFTED = (Gaussian, StudentT, HeteroscedasticGaussian)
 """Likelihoods that mean the same in another unit of y."""
@@ -221,9 +221,9 @@ class BayesRegressor(RegressorMixin, _Bayes):
     def _by_evidence(self, x: np.ndarray, y: np.ndarray) -> tuple[Any, float]:
         """The Laplace approximation under the noise scale of the largest evidence, and that scale.
 
-        From the spread of y it is halved until the evidence falls; Brent's method then refines it.
+        From twice the size of y it is halved until the evidence falls; Brent's method then refines it.
         """
-        spread = float(np.std(y)) or 1.0
+        size = float(np.sqrt(np.mean(y**2))) or 1.0
         tried: dict[float, Any] = {}
 
         def loss(log_noise: float) -> float:
@@ -232,7 +232,7 @@ class BayesRegressor(RegressorMixin, _Bayes):
                 tried[log_noise] = self._solve({"x": x, "noise": noise}, y)
             return -tried[log_noise].log_evidence
 
-        steps = np.log(spread) - np.log(2) * np.arange(HALVINGS + 1)
+        steps = np.log(size) + np.log(2) * (1 - np.arange(HALVINGS + 1))
         last = next((k for k in range(1, HALVINGS + 1) if loss(steps[k]) >= loss(steps[k - 1])), None)
         if last is not None and last > 1:
             bracket = tuple(steps[last - 2 : last + 1])
