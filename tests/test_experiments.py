@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = {"__init__", "record", "posteriordb", "posterior_moments", "image_data", "audit_cases"}
+SHARED = {"__init__", "record", "posteriordb", "posterior_moments", "image_data", "audit_cases", "gallery"}
 NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if path.stem not in SHARED)
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the top down: a room imports only from rooms above it.
 ROOMS = (
     *("types", "trees", "data", "model", "curvature", "optimize", "statistics", "infer"),
-    *("assess", "report", "interop", "cli", "__init__"),
+    *("assess", "report", "interop", "sklearn", "cli", "__init__"),
 )
 
 # What methods that only present may import when they are called, wherever they stand.
@@ -38,6 +38,7 @@ RESERVED = {
     "jinja2": (("report", "page", "jinja2"),),
     "arviz": (("interop", "", "arviz"),),
     "blackjax": (("infer", "mclmc", "blackjax"),),
+    "sklearn": (("sklearn", "", "sklearn"), ("data", "bundled", "sklearn")),
 }
 PICKLERS = frozenset({"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve"})
 FORBIDDEN_CALLS = frozenset({"eval", "exec", "__import__"})
@@ -332,6 +333,11 @@ BROKEN = {
     ),
     "jinja2 outside": ({"infer__point": "def save():\n    import jinja2"}, "no place in infer/point"),
     "arviz outside": ({"infer__nuts": "def to_arviz():\n    import arviz"}, "no place in infer/nuts"),
+    "scikit-learn outside": ({"model__prior": "from sklearn.base import clone"}, "no place in model/prior"),
+    "the estimators, from above": (
+        {"sklearn": "import sklearn", "infer__point": "import jaxmap.sklearn"},
+        "sklearn is not above infer",
+    ),
     "pickle": ({"types": "import pickle"}, "imports pickle"),
     "pickle's cousin": ({"types": "from cloudpickle import dumps"}, "imports cloudpickle"),
     "pickle allowed": ({"types": "import numpy as np\nnp.load('a', allow_pickle=True)"}, "allows pickle"),

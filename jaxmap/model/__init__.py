@@ -29,6 +29,7 @@ from jaxmap.model.training import in_training_mode
 from jaxmap.model.model import Model, from_log_density
 from jaxmap.model.supervised import supervised
 from jaxmap.model.tabular import Design, tabular
+from jaxmap.model.recipe import Recipe
 from jaxmap.model.density import Density, weighted_sum
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Poisson",
     "Prior",
     "Programs",
+    "Recipe",
     "Space",
     "StudentT",
     "as_network",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.shell_completion import get_completion_class
 
-from jaxmap import assess, cli
+from jaxmap import assess, cli, infer
 from jaxmap.data import read_table
 
 pytestmark = pytest.mark.usefixtures("unchecked", "rank_promotion")
@@ -233,20 +233,15 @@ def read_record(path):
 
 
 def test_an_interrupt_ends_with_130_and_leaves_what_was_done(sales, capsys, monkeypatch):
-    compare = assess.compare
+    def stopped(self, problem, seeds):
+        raise KeyboardInterrupt
 
-    def interrupted(*args, on_record, **options):
-        def tell(record):
-            on_record(record)
-            record.info["status"] = "INTERRUPTED"
-            on_record(record)
-
-        return compare(*args, on_record=tell, **options)
-
-    monkeypatch.setattr(assess, "compare", interrupted)
-    assert run("compare", sales, *options("price"), "--methods", "MAP", "--out", "out") == 130
+    monkeypatch.setattr(infer.Laplace, "run", stopped)
+    given = ("compare", sales, *options("price"), "--methods", "MAP,Laplace", "--no-audit", "--out", "out")
+    assert run(*given) == 130
     assert capsys.readouterr().err.strip() == "jaxmap: interrupted"
-    assert list(Path("out/records").iterdir()) == []
+    assert [path.stem for path in Path("out/records").glob("*.safetensors")] == ["split0-seed0-MAP"]
+    assert "interrupted" in Path("out/table.md").read_text()
 
 
 def test_methods_follow_from_size():
