@@ -189,9 +189,10 @@ def _finish(comparison: Any, out: Path, job: Job, looked: Any) -> None:
 def _show(comparison: Any) -> None:
     from jaxmap import report
 
-    out = console()
+    table = report.comparison_table(comparison)
+    out = console(13 * len(table.columns))
     out.print()
-    out.print(report.comparison_table(comparison))
+    out.print(table)
     say(*report.verdict_lines(comparison))
 
 

@@ -4,11 +4,11 @@ import sys
 from typing import Any
 
 
-def console() -> Any:
-    """Standard output, as wide as the terminal."""
+def console(least: int = 0) -> Any:
+    """Standard output, as wide as the terminal; in a file or a pipe as wide as is needed."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 150, markup=False, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else max(150, least), markup=False, highlight=False)
 
 
 def say(*lines: str) -> None:
