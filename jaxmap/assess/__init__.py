@@ -15,6 +15,7 @@ from jaxmap.assess.contents import read_contents
 from jaxmap.assess.paired import Difference
 from jaxmap.assess.sentences import sentence
 from jaxmap.assess.comparison import Comparison
+from jaxmap.assess.asked import check_options, pairs_of
 from jaxmap.assess.compare import compare
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Predictive",
     "Record",
     "RecordFolder",
+    "check_options",
     "compare",
     "fidelity",
     "function_rhat",
@@ -33,6 +35,7 @@ __all__ = [
     "linearised",
     "loo",
     "of_draws",
+    "pairs_of",
     "predict",
     "read_contents",
     "same_target",
