@@ -21,6 +21,7 @@ from jaxmap.assess.contents import read_contents
 from jaxmap.assess.paired import Difference
 from jaxmap.assess.sentences import sentence
 from jaxmap.assess.comparison import Comparison
+from jaxmap.assess.asked import check_options, pairs_of
 from jaxmap.assess.compare import compare
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "StandIn",
     "Verdict",
     "audit",
+    "check_options",
     "compare",
     "evidence_of",
     "fidelity",
@@ -48,6 +50,7 @@ __all__ = [
     "loo",
     "maximum",
     "of_draws",
+    "pairs_of",
     "predict",
     "price",
     "read_contents",

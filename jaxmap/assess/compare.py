@@ -1,6 +1,6 @@
 """compare(): several methods on the same model and data, side by side."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmap.assess.comparison import CEILING, Comparison
+from jaxmap.assess.asked import check_options, pairs_of
+from jaxmap.assess.comparison import Comparison
 from jaxmap.assess.contents import write_contents
 from jaxmap.assess.diagnostics import fidelity_view, function_rhat
 from jaxmap.assess.kept import keep, ranks
@@ -20,10 +21,10 @@ from jaxmap.assess.predictive import Predictive
 from jaxmap.assess.records import Record, RecordFolder
 from jaxmap.assess.same_target import Probes
 from jaxmap.assess.score import score
-from jaxmap.data import as_mesh, check_data, fingerprint
+from jaxmap.data import as_mesh, fingerprint
 from jaxmap.infer import Problem, budgeted, fit_problem
 from jaxmap.infer.point import describe
-from jaxmap.infer.problem import check_method, library_versions, named_key
+from jaxmap.infer.problem import library_versions, named_key
 from jaxmap.model import Model
 from jaxmap.trees import check_key
 from jaxmap.types import FitError, Key, Method, Status
@@ -89,19 +90,13 @@ def compare(
     key = named_key(key, "compare")
     if not isinstance(model, Model) and not callable(model):
         raise TypeError(f"Expected a jm.Model or a function train -> Model; got {type(model).__name__}.")
-    pairs = _pairs(splits)
-    _check_options(methods, reference, seeds, budget)
+    pairs = pairs_of(splits)
+    check_options(methods, reference, seeds, budget)
+    budget = None if budget is None else float(budget)
     mesh = _of_one_process(mesh)
     store = None if folder is None else RecordFolder(folder)
     cells = [(i, seed, name) for i in range(len(pairs)) for seed in range(seeds) for name in methods]
-    config: dict[str, Any] = {"methods": {name: describe(m) for name, m in methods.items()}}
-    config |= {
-        "splits": len(pairs),
-        "seeds": seeds,
-        "budget": budget,
-        "mesh": None if mesh is None else dict(mesh.shape),
-    }
-    config |= {"given_key": given, "key": np.asarray(jax.random.key_data(key)).tolist(), "versions": library_versions()}
+    config = _config(key, methods, len(pairs), seeds, budget, mesh) | {"given_key": given}
     records = []
     try:
         for split, (train, test) in enumerate(pairs):
@@ -119,15 +114,28 @@ def compare(
                     on_record(record)
     except _InterruptedError as stopped:
         records.append(stopped.record)
-        left = cells[len(records) :]
-        config["interrupted"] = stopped.record.cell
-        config["missing"] = [f"{name} (split {split}, seed {seed})" for split, seed, name in left]
+        config |= _stopped(records, cells)
     except KeyboardInterrupt:  # between two rows
         if not records:
             raise
-        config["interrupted"] = records[-1].cell
-        config["missing"] = [f"{name} (split {split}, seed {seed})" for split, seed, name in cells[len(records) :]]
+        config |= _stopped(records, cells)
     return Comparison(tuple(records), reference, config)
+
+
+def _config(
+    key: Key, methods: Mapping[str, Method], splits: int, seeds: int, budget: float | None, mesh: Mesh | None
+) -> dict[str, Any]:
+    """What was run, for the record."""
+    described = {name: describe(method) for name, method in methods.items()}
+    config: dict[str, Any] = {"methods": described, "splits": splits, "seeds": seeds, "budget": budget}
+    config |= {"mesh": None if mesh is None else {name: int(size) for name, size in mesh.shape.items()}}
+    return config | {"key": np.asarray(jax.random.key_data(key)).tolist(), "versions": library_versions()}
+
+
+def _stopped(records: list[Record], cells: list[tuple[int, int, str]]) -> dict[str, Any]:
+    """Where the user stopped it, and what is missing."""
+    left = [f"{name} (split {split}, seed {seed})" for split, seed, name in cells[len(records) :]]
+    return {"interrupted": records[-1].cell, "missing": left}
 
 
 class _InterruptedError(Exception):
@@ -274,39 +282,3 @@ def _arrays(key: Key, predictive: Predictive, y: Any) -> dict[str, np.ndarray]:
         "epistemic": predictive.epistemic,
         "aleatoric": predictive.aleatoric,
     }
-
-
-def _pairs(splits: Any) -> list[tuple[Any, Any]]:
-    """One (train, test) or a sequence of them, checked."""
-    one = isinstance(splits, tuple) and len(splits) == 2 and _is_xy(splits[0]) and _is_xy(splits[1])
-    pairs = [splits] if one else list(splits) if isinstance(splits, Sequence) else []
-    if not pairs or not all(isinstance(p, tuple) and len(p) == 2 and _is_xy(p[0]) and _is_xy(p[1]) for p in pairs):
-        raise ValueError("Expected splits as (train, test) or a sequence of them, each an (x, y) pair.")
-    for i, (train, test) in enumerate(pairs):
-        check_data(train, name=f"split {i} train")
-        check_data(test, name=f"split {i} test")
-    return pairs
-
-
-def _is_xy(data: Any) -> bool:
-    return isinstance(data, tuple) and len(data) == 2 and hasattr(data[1], "shape") and not isinstance(data[0], tuple)
-
-
-def _check_options(
-    methods: Mapping[str, Method], reference: str | None, seeds: int, budget: int | float | None
-) -> None:
-    if not isinstance(methods, Mapping) or not methods:
-        raise ValueError(f"Expected methods as a dict of names, {{'MAP': jm.MAP()}}; got {methods!r}.")
-    for name, method in methods.items():
-        if not isinstance(name, str):
-            raise TypeError(f"Expected row names that are text; got {name!r}.")
-        check_method(method, f"row {name!r}")
-    if CEILING in methods:
-        raise ValueError(f"Expected row names other than {CEILING!r}, which is the reference against itself.")
-    if reference is not None and reference not in methods:
-        raise ValueError(f"Expected reference to be one of {', '.join(methods)}; got {reference!r}.")
-    if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
-        raise ValueError(f"Expected seeds >= 1; got {seeds!r}.")
-    number = isinstance(budget, int | float | np.number) and not isinstance(budget, bool)
-    if budget is not None and not (number and 1 <= budget < np.inf):
-        raise ValueError(f"Expected budget to be a number of gradients, at least 1; got {budget!r}.")

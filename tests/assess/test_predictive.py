@@ -138,7 +138,7 @@ def test_draws_of_a_network_are_the_same_in_parts(monkeypatch, held):
     weights, x = drawn(16), jnp.linspace(-1, 1, 23)
     monkeypatch.setattr(module, "NUMBERS_AT_A_TIME", held)
     slow = np.stack([deep(jax.tree.map(lambda leaf, k=k: leaf[k], weights), x) for k in range(6)])
-    np.testing.assert_allclose(jax.jit(module._over_draws(deep))(weights, x), slow, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(module.over_draws(deep))(weights, x), slow, rtol=1e-5, atol=1e-6)
 
 
 def test_scratch_memory_does_not_grow_with_examples_nor_draws(monkeypatch):
@@ -146,7 +146,7 @@ def test_scratch_memory_does_not_grow_with_examples_nor_draws(monkeypatch):
 
     def scratch(n, draws):
         weights = drawn(64, draws)
-        program = jax.jit(module._over_draws(deep)).lower(weights, jnp.zeros(n)).compile()
+        program = jax.jit(module.over_draws(deep)).lower(weights, jnp.zeros(n)).compile()
         own = 4 * n * draws + sum(leaf.nbytes for leaf in weights.values())  # outputs, and weights laid out anew
         return program.memory_analysis().temp_size_in_bytes - own
 
