@@ -4,9 +4,10 @@ Networks of one hidden layer on the standard splits of UCI regression data, scor
 network is, its prior, and how many transitions lie between two kept draws, was chosen for each data set after a look at
 the scores and the agreement of chains on its first split, which is therefore not blind; the others are. Concrete has
 two heads (mean and log scale as functions of x) and N(0, 1) on every weight but N(0, 0.3^2) on those of the second
-head, in units standardised on the training rows; yacht and energy have Student noise of four degrees of freedom and one learned scale, energy with a prior that
-shrinks with the number of inputs of a layer, N(0, 1 / inputs). Every method has the same model; NUTS has about as many
-gradients as MCLMC has for `thin` 100. CPU seconds are those of fit and prediction, compilation included.
+head, in units standardised on the training rows; yacht and energy have Student noise of four degrees of freedom and one
+learned scale, energy with a prior that shrinks with the number of inputs of a layer, N(0, 1 / inputs). Every method has
+the same model; NUTS has about as many gradients as MCLMC has for `thin` 100. CPU seconds are those of fit and
+prediction, compilation included.
 
     python -m experiments.bnn_regression                                        # three splits of three data sets
     python -m experiments.bnn_regression --sets yacht --splits 1 --thin 10      # quickly, before chains agree
