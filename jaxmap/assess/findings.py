@@ -89,8 +89,9 @@ def prior_conflict(key: Key, problem: Problem, params: Any) -> Finding | None:
     prior = problem.model.log_prior
     if not isinstance(prior, Prior):
         return None
+    densities = jax.vmap(lambda k: prior(prior.sample(k, problem.model.start)))
     try:
-        drawn = jax.vmap(lambda k: prior(prior.sample(k, problem.model.start)))(jax.random.split(key, PRIOR_DRAWS))
+        drawn = problem.model.programs.jitted("priors of draws", densities)(jax.random.split(key, PRIOR_DRAWS))
     except ValueError:  # flat somewhere: it expects nothing
         return None
     here = float(prior(params))
