@@ -17,11 +17,12 @@ from scipy.optimize import minimize_scalar
 
 from jaxmap.assess import Predictive, predict
 from jaxmap.data import standardize
-from jaxmap.infer import GaussianPosterior, Laplace, MixturePosterior, fit
+from jaxmap.infer import MAP, GaussianPosterior, Laplace, MixturePosterior, fit
 from jaxmap.infer.load import unpack
 from jaxmap.infer.storage import Saved
 from jaxmap.model import Gaussian, HeteroscedasticGaussian, Model, Prior, Recipe, StudentT
 from jaxmap.model.recipe import CLASSES, GIVEN, LEARNED, TWO_CLASSES
+from jaxmap.optimize import LBFGS
 from jaxmap.trees import precision_scope
 from jaxmap.types import Method
 
@@ -40,6 +41,9 @@ __all__ = ["BayesClassifier", "BayesRegressor"]
 FULL_UP_TO = 1500
 """Parameters up to which the default method keeps the whole covariance matrix; beyond, Kronecker factors."""
 
+STEPS = 300
+"""Steps of L-BFGS for a network; more of them change weights that predictions do not depend on."""
+
 HALVINGS, REFINED = 11, 3
 """The noise scale is sought between twice the size of y and a thousandth of it, by halves and so many steps more."""
 
@@ -54,12 +58,15 @@ def _inner(recipe: Recipe) -> Model:
 
 
 def _default_method(sizes: tuple[int, ...]) -> Method:
-    """Laplace by the Gauss-Newton matrix, which with a Gaussian prior is a Gaussian at saddles too.
+    """Laplace by the Gauss-Newton matrix, which with a Gaussian prior is a Gaussian at saddles too, hence `force`.
 
-    Networks end there where a unit is not needed, hence `force`.
+    Networks end at saddles where a unit is not needed; a second-order solver then works long for nothing, so that they
+    climb by L-BFGS. Linear models have no saddles, and Newton steps solve them at once.
     """
+    solver, steps = (LBFGS(), STEPS) if len(sizes) > 2 else (None, None)
     count = sum((a + 1) * b for a, b in pairwise(sizes))
-    return Laplace(curvature="full" if count <= FULL_UP_TO else "kronecker", grade=0, force=True)
+    curvature = "full" if count <= FULL_UP_TO else "kronecker"
+    return Laplace(MAP(solver, space="unconstrained", steps=steps), curvature, grade=0, force=True)
 
 
 class _Bayes(BaseEstimator):

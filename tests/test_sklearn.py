@@ -113,6 +113,16 @@ def test_the_noise_is_the_one_of_the_largest_evidence(noise):
     np.testing.assert_allclose(ours.noise_, best * target.std(), rtol=0.03)
 
 
+def test_the_noise_of_a_network_does_not_vanish():
+    """Fifty units can pass through all forty points: the mode of weights and noise together then has none."""
+    ours = BayesRegressor(random_state=0).fit(X, Y)
+    assert 0.3 < ours.noise_ < 1.4
+    fresh = np.random.default_rng(1).normal(size=(400, 3)) * [1.0, 2.0, 0.5]
+    truth = fresh @ [1.0, -0.5, 2.0] + 0.7 * np.random.default_rng(2).normal(size=400) + 3.0
+    low, high = ours.predict_quantiles(fresh).T
+    assert np.mean((low <= truth) & (truth <= high)) > 0.85
+
+
 def test_quantiles_enclose_their_share():
     ours = BayesRegressor((), random_state=0).fit(X, Y)
     mean, std = ours.predict(X, return_std=True)
