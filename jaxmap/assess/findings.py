@@ -52,7 +52,7 @@ def only_one(others: int, asked: int, why_not: str) -> Finding:
     if not asked:
         return Finding("only one", f"Not looked for: {why_not}.", Concern.SOME)
     if not others:
-        return Finding("only one", f"{asked} climbs from elsewhere led to no other maximum.", value=1.0, limit=1.0)
+        return Finding("only one", f"{asked} climbs from elsewhere led to no other maximum.")
     said = f"{asked} climbs from elsewhere found {others} other maxim{'um' if others == 1 else 'a'} that predict"
     return Finding("only one", said + ("s" if others == 1 else "") + " otherwise.", Concern.SOME, 1.0 + others, 1.0)
 
