@@ -52,8 +52,8 @@ SECOND_HEAD = 0.3
 
 SETTINGS = {
     "concrete": Setting("two heads", "unit", 1000),
-    "energy": Setting("student", "fan-in", 200),
-    "yacht": Setting("student", "unit", 200),
+    "energy": Setting("student", "fan-in", 400),
+    "yacht": Setting("student", "unit", 500),
 }
 
 

@@ -64,7 +64,7 @@ def kept(config: Config, case: Case, half: str, replicate: int) -> dict[str, Any
     path = None if config.folder is None else Path(config.folder) / f"{name}.json"
     if path is not None and path.exists():
         return json.loads(path.read_text())
-    row = {"case": case.name, "family": case.family, "n": case.n, "half": half} | examine(config, case, replicate)
+    row = {"case": case.name, "family": case.family, "n": case.n, "half": half, **examine(config, case, replicate)}
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(row).encode())
@@ -95,7 +95,6 @@ def examine(config: Config, case: Case, replicate: int) -> dict[str, Any]:
         "rhat": draws.info.diagnostics.get("rhat_max", draws.info.diagnostics.get("function_rhat_max", np.nan)),
         "audit s": audit.seconds,
         "NUTS s": draws.info.seconds,
-        "numbers": audit.numbers,
     }
 
 
