@@ -35,7 +35,13 @@ CHEAP = (
 )
 """Seconds each, on data that come along; in the order of the gallery."""
 
-NO_QUESTION = frozenset({"__init__", "gallery", "record", "posteriordb", "posterior_moments", "image_data"})
+NO_QUESTION = frozenset(
+    {"__init__", "gallery", "record", "posteriordb", "posterior_moments", "image_data", "audit_cases"}
+)
+
+
+AROUND = frozenset({"experiment", "folder", "data"})
+"""What a record's config says of where it was made."""
 
 
 def story(name: str) -> tuple[str, str]:
@@ -49,7 +55,7 @@ def page(name: str, folder: Path, pages: Path) -> None:
     """Write the page of an experiment from its saved record, and the picture beside it."""
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     question, rest = story(name)
-    config = ", ".join(f"{key}={value}" for key, value in record["config"].items() if key != "experiment")
+    config = ", ".join(f"{key}={value}" for key, value in record["config"].items() if key not in AROUND)
     versions = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
     text = f"# {question}\n\n{rest}\n\n![{record['title']}]({name}.png)\n\n"
     text += f"```text\n{(folder / 'table.txt').read_text(encoding='utf-8').rstrip()}\n```\n\n"

@@ -383,6 +383,7 @@ def browser(tmp_path_factory):
     driver, program = shutil.which("chromedriver"), next((p for p in programs if p), None)
     if driver is None or program is None:
         pytest.skip("no chromium with chromedriver here; apt-get install chromium chromium-driver")
+    from selenium.common.exceptions import WebDriverException
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
     options = ChromeOptions()
@@ -390,7 +391,11 @@ def browser(tmp_path_factory):
     for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with Chrome(options=options, service=ChromeService(driver)) as running:
+    try:
+        running = Chrome(options=options, service=ChromeService(driver))
+    except WebDriverException as error:
+        pytest.skip(f"chromium does not start here: {error.msg}")
+    with running:
         yield running
 
 
