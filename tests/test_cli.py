@@ -62,7 +62,7 @@ def test_compare_prints_a_table_and_writes_the_report(tmp_path, capsys):
     for word in ("concrete", "MAP", "NUTS", "ceiling", "lppd", "R-hat", "Is the MAP estimate enough?"):
         assert word in shown
     figures = {f"{name}.png" for name in ("bands", "calibration", "cost", "marginals", "traces", "losses")}
-    assert {p.name for p in out.iterdir()} == {"report.html", "table.md", "record.json", *figures}
+    assert {p.name for p in out.iterdir()} == {"report.html", "table.md", "record.json", "audit.json", *figures}
     config = json.loads((out / "record.json").read_text())["config"]
     assert config["unit"] == "MPa"
     given = ("--network=3", "--methods=map,nuts", "--warmup=10", "--draws=10")

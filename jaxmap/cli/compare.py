@@ -14,7 +14,7 @@ from jaxmap.cli.methods import affordable, make_methods
 from jaxmap.cli.options import METHODS, SHOWN, check_folder, chosen_methods, chosen_widths, make_folder, table_options
 from jaxmap.cli.output import command_line, console, say
 
-RUN, RECORDS = "run.json", "records"
+RUN, RECORDS, AUDIT = "run.json", "records", "audit.json"
 BUNDLED = "concrete"
 OF_FILES = ("target", "task", "log_target", "missing", "drop", "category", "weight_scale", "test", "splits")
 
@@ -198,7 +198,11 @@ def _show(comparison: Any) -> None:
 
 def save_report(comparison: Any, out: Path, looked: Any = None) -> None:
     """Write the report, with an audit where there is one, and say where it is."""
+    from jaxmap.infer.storage import write_atomically
+
     written = comparison.save(out, audit=looked)
+    if hasattr(looked, "as_dict"):
+        write_atomically(out / AUDIT, json.dumps(looked.as_dict(), indent=2).encode())
     page = next((path for path in written or [] if path.name == "report.html"), out / "table.md")
     say(f"Report: {page}, figures and record.json beside it.")
 

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from jaxmap.cli.compare import RECORDS, RUN, save_report
+from jaxmap.cli.compare import AUDIT, RECORDS, RUN, save_report
 from jaxmap.cli.options import check_folder
 from jaxmap.cli.output import console, say
 
@@ -35,14 +36,23 @@ def report(run: Path) -> None:
     take_up = getattr(assess.Comparison, "load", None)
     if take_up is None:
         raise click.ClickException("Expected a jaxmap that reads comparisons back; this one does not. Upgrade it.")
-    about = {}
-    if (run / RUN).exists():
-        try:
-            about = json.loads((run / RUN).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"Expected a whole {RUN} in {run}; it cannot be read: {error}. Delete it.") from error
+    about, looked = _kept(run, RUN), _kept(run, AUDIT)
     comparison = take_up(records)
-    comparison.config.update(about)
+    comparison.config.update(about or {})
     console().print(comparison_table(comparison))
     say(*verdict_lines(comparison))
-    save_report(comparison, run)
+    save_report(comparison, run, looked)
+
+
+def _kept(run: Path, name: str) -> Any:
+    """What a file of the folder holds, None where it is not there.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    if not (run / name).exists():
+        return None
+    try:
+        return json.loads((run / name).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"Expected a whole {name} in {run}; it cannot be read: {error}. Delete it.") from error
