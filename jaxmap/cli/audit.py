@@ -33,10 +33,7 @@ def audit(model: Path, out: Path | None, seed: int) -> None:
     if out is not None:
         check_file("--out", out)
     saved = load_model(model)
-    ask = getattr(assess, "audit", None)
-    if ask is None:
-        raise click.ClickException("Expected a jaxmap that has an audit; this one has none. Upgrade it.")
-    found = ask(jax.random.key(seed), saved.design.model(), saved.data, saved.posterior)
+    found = assess.audit(jax.random.key(seed), saved.design.model(), saved.data, saved.posterior)
     say(str(found))
     if out is not None:
         write_atomically(out, json.dumps(found.as_dict(), indent=2).encode())

@@ -33,11 +33,8 @@ def report(run: Path) -> None:
     if not records.is_dir() or not any(records.glob("*.safetensors")):
         raise click.UsageError(f"Expected the folder of a comparison, with records in it; {run} has none.")
     check_folder("RUN", run)
-    take_up = getattr(assess.Comparison, "load", None)
-    if take_up is None:
-        raise click.ClickException("Expected a jaxmap that reads comparisons back; this one does not. Upgrade it.")
     about, looked = _kept(run, RUN), _kept(run, AUDIT)
-    comparison = take_up(records)
+    comparison = assess.Comparison.load(records)
     comparison.config.update(about or {})
     console().print(comparison_table(comparison))
     say(*verdict_lines(comparison))
