@@ -3,6 +3,7 @@
 `jaxmap` is not imported here: pytest reads this file before the annotations are hooked for checking.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -28,6 +29,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jaxtyping.config.update("jaxtyping_remove_typechecker_stack", True)
 
 REFERENCE_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+MOST_MAPS = 25_000
+"""Compiled programs are parts of memory that the system counts; beyond 65,530 of them a process crashes."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    """Let go of what earlier files compiled, where a process comes near the number of parts that it may have."""
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        gc.collect()
+        jax.clear_caches()
 
 
 @pytest.fixture
