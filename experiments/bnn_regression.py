@@ -10,11 +10,11 @@ the same model; NUTS has about as many gradients as MCLMC has for `thin` 100. CP
 prediction, compilation included.
 
 Eight chains of MCLMC, each from a mode of its own, agree on yacht and energy. On the first three splits lppd is 0.60,
-0.45 and 0.71 on yacht (median function-space R-hat 1.048, 1.048, 1.039; 75 to 80 CPU seconds each) and -0.21, -0.38 and
--0.33 on energy (1.037, 1.030, 1.030; 130 CPU seconds). On concrete they do not agree: lppd -2.51 on the first split, but
-R-hat 1.16 after four million gradients, the same as after one; these are draws of an ensemble, not yet of the posterior.
-The energy error is above the one that was asked for everywhere, so that the draws have a bias (NUTS scored 0.80 on the
-first split of yacht).
+0.45 and 0.71 on yacht (median function-space R-hat 1.048, 1.048, 1.039; 75 to 80 CPU seconds each) and -0.21, -0.38
+and -0.33 on energy (1.037, 1.030, 1.030; 130 CPU seconds). On concrete they do not agree: lppd -2.51 on the first
+split, but R-hat 1.16 after four million gradients, the same as after one; these are draws of an ensemble, not yet of
+the posterior. The energy error is above the one that was asked for everywhere, so that the draws have a bias (NUTS
+scored 0.80 on the first split of yacht).
 
     python -m experiments.bnn_regression                                        # three splits of three data sets
     python -m experiments.bnn_regression --sets yacht --splits 1 --thin 10      # quickly, before chains agree
