@@ -72,12 +72,21 @@ def _default_method(sizes: tuple[int, ...]) -> Method:
 class _Bayes(BaseEstimator):
     """What both estimators share: units, fit, predictive, and the way through a pickle."""
 
-    hidden: Any
-    method: Any
-    prior: Any
-    standardize: Any
-    precision: Any
-    random_state: Any
+    def __init__(
+        self,
+        hidden: Any = (50,),
+        method: Any = None,
+        prior: Any = None,
+        standardize: Any = True,
+        precision: Any = "float64",
+        random_state: Any = None,
+    ):
+        self.hidden = hidden
+        self.method = method
+        self.prior = prior
+        self.standardize = standardize
+        self.precision = precision
+        self.random_state = random_state
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but compiled functions; the posterior as plain values and arrays."""
@@ -180,13 +189,8 @@ class BayesRegressor(RegressorMixin, _Bayes):
         precision: Any = "float64",
         random_state: Any = None,
     ):
-        self.hidden = hidden
-        self.method = method
-        self.prior = prior
+        super().__init__(hidden, method, prior, standardize, precision, random_state)
         self.likelihood = likelihood
-        self.standardize = standardize
-        self.precision = precision
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> "BayesRegressor":
         """Fit to a table X (n, d) and a target y (n,)."""
@@ -277,22 +281,6 @@ class BayesClassifier(ClassifierMixin, _Bayes):
         posterior_, model_: as in `BayesRegressor`; the model means the numbers of the labels in `classes_`.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
     """
-
-    def __init__(
-        self,
-        hidden: Any = (50,),
-        method: Any = None,
-        prior: Any = None,
-        standardize: Any = True,
-        precision: Any = "float64",
-        random_state: Any = None,
-    ):
-        self.hidden = hidden
-        self.method = method
-        self.prior = prior
-        self.standardize = standardize
-        self.precision = precision
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> "BayesClassifier":
         """Fit to a table X (n, d) and labels y (n,).

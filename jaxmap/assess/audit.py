@@ -12,7 +12,8 @@ from jaxmap.assess.predict import predict
 from jaxmap.assess.price import Price, divergence, price
 from jaxmap.assess.stand_in import DRAWS, StandIn, stand_in
 from jaxmap.assess.verdict import NATS, SHARE, Audit, Concern, Finding, Verdict
-from jaxmap.infer import MAP, Draws, GaussianPosterior, Laplace, MixturePosterior, Point, Problem
+from jaxmap.infer import MAP, GaussianPosterior, Laplace, Point, Problem
+from jaxmap.infer.grade import GRADED_UP_TO
 from jaxmap.infer.judged import SAME
 from jaxmap.infer.laplace import Modes
 from jaxmap.infer.point import continued
@@ -26,10 +27,8 @@ EXAMPLES = 256
 """How many training examples are left out in turn."""
 
 RESTARTS = 4
-WORTH_RESTARTS = 2_000
-"""Parameters up to which other modes are looked for unless told otherwise."""
+"""Climbs from elsewhere, unless told otherwise, where a climb is cheap: up to `GRADED_UP_TO` parameters."""
 
-FULL_UP_TO = 2_000
 CONTENDERS = 10.0
 """Nats of evidence below the best mode at which another one does not count."""
 
@@ -70,7 +69,7 @@ def audit(
         TypeError, ValueError: another kind of posterior, a model that cannot predict, bad data.
     """
     key, watch = named_key(key, "audit"), Stopwatch()
-    if isinstance(posterior, Draws | MixturePosterior) or not isinstance(posterior, Point | GaussianPosterior):
+    if not isinstance(posterior, Point | GaussianPosterior):
         raise TypeError(
             f"Expected a point or a Gaussian from jm.fit to audit; got {type(posterior).__name__}. Give the fit of "
             "jm.MAP(), jm.MLE(), jm.Given(params) or jm.Laplace()."
@@ -102,7 +101,7 @@ class _Examination:
     def __init__(self, key: Key, problem: Problem, posterior: Any, restarts: int | None):
         self.key, self.problem, self.posterior = key, problem, posterior
         size = problem.num_params
-        self.restarts = (RESTARTS if size <= WORTH_RESTARTS else 0) if restarts is None else restarts
+        self.restarts = (RESTARTS if size <= GRADED_UP_TO else 0) if restarts is None else restarts
         self.why_not = "too many parameters (restarts= asks for it)" if restarts is None else "restarts=0"
         if not problem.model.restartable:
             self.restarts, self.why_not = 0, "the network is an instance with one set of values"
@@ -118,7 +117,8 @@ class _Examination:
         found.append(look.only_one(modes.others, modes.climbs, self.why_not))
         if not modes.gaussians:
             found.append(Finding("near Gaussian", modes.refused, Concern.SERIOUS))
-            return self._ended(Verdict.NEEDS_FULL_BAYES, (modes.refused,), found, {}, watch, modes.spent)
+            numbers = {"severity": np.inf}
+            return self._ended(Verdict.NEEDS_FULL_BAYES, (modes.refused,), found, numbers, watch, modes.spent)
         gaussian = modes.gaussians[0]
         limit = gaussian.grade.threshold if gaussian.grade else min(1 - 1 / np.log10(DRAWS), 0.7)
         stand, cost, apart, rows = self._compare(modes, limit)
@@ -138,17 +138,20 @@ class _Examination:
         found += [one for one in others if one is not None]
         numbers = self._numbers(cost, k_hat, apart, modes) | {"examples": float(rows)}
         verdict, reasons = _judge(first, cost, stand, apart, modes, numbers["severity"])
-        return self._ended(verdict, reasons, found, numbers, watch, modes.spent)
+        return self._ended(verdict, reasons, found, numbers, watch, modes.spent + stand.gradients)
 
     def _own_mode(self) -> Point:
-        """The user's point, climbed on to the mode in unconstrained coordinates."""
+        """The user's point where it is the mode in unconstrained coordinates, else climbed on to that.
+
+        A large network is left where its training ended: a climb on all data could cost more than that.
+        """
         posterior, problem = self.posterior, self.problem
         if isinstance(posterior, GaussianPosterior):
             z = jax.tree.map(jnp.asarray, cast_floats(posterior.mean, problem.dtype))
             return Point(posterior.mode, posterior.info, z, jacobian=not problem.model.space.is_real)
         z = jax.tree.map(jnp.asarray, cast_floats(posterior.z, problem.dtype))
         same = posterior.prior and (posterior.jacobian or problem.model.space.is_real)
-        if same and posterior.info.status in (Status.CONVERGED, Status.STEPS_EXHAUSTED):
+        if same and (posterior.info.status is Status.CONVERGED or problem.num_params > GRADED_UP_TO):
             return posterior
         try:
             return continued(MAP(space="unconstrained"), problem, z)
@@ -167,7 +170,8 @@ class _Examination:
                 gaussians.append(method.finish(problem, Modes([own], self.key[None]), 0))
             except FitError as error:
                 refused = str(error)
-        spent = sum(g.info.num_gradients for g in gaussians) - posterior.info.num_gradients
+        spent = sum(g.info.num_gradients for g in gaussians)
+        spent -= posterior.info.num_gradients if own is posterior or posterior in gaussians else 0.0
         climbs = self._climbs()
         spent += sum(point.info.num_gradients for point in climbs)
         seen, others = [self._says(own)], 0
@@ -180,6 +184,7 @@ class _Examination:
                 gaussian = method.finish(problem, Modes([point], self.key[None]), 0)
             except FitError:
                 continue
+            spent += gaussian.info.num_gradients - point.info.num_gradients
             best = max((g.log_evidence for g in gaussians), default=-np.inf)
             if problem.model.outputs is None and gaussian.log_evidence < best - CONTENDERS:
                 continue
@@ -187,11 +192,11 @@ class _Examination:
             gaussians.append(gaussian)
         if refused:
             gaussians = []
-        return _Modes(gaussians, refused, len(climbs), others, max(spent, 0.0))
+        return _Modes(gaussians, refused, len(climbs), others, spent)
 
     def _laplace(self) -> Laplace:
         """Full where the matrix fits, else by layers or the diagonal."""
-        if self.problem.num_params <= FULL_UP_TO:
+        if self.problem.num_params <= GRADED_UP_TO:
             return Laplace()
         return Laplace(curvature="diagonal" if self.problem.model.outputs is None else "kronecker")
 
@@ -248,7 +253,6 @@ class _Examination:
         watch: Any,
         spent: float,
     ) -> Audit:
-        numbers = numbers or {"severity": np.inf}
         return Audit(verdict, reasons, NEXT[verdict], tuple(found), numbers, watch.seconds, spent)
 
 
@@ -283,5 +287,6 @@ def _judge(
         return Verdict.NEEDS_FULL_BAYES, tuple(reasons)
     reasons.append(look.of_laplace(stand, apart).sentence)
     if stand.corrected and apart <= NATS:
-        return Verdict.LAPLACE_SUFFICES, tuple(reasons)
+        left_early = first.concern is Concern.SERIOUS and first.value is not None  # the Gaussian stands elsewhere
+        return Verdict.NOT_A_MAXIMUM if left_early else Verdict.LAPLACE_SUFFICES, tuple(reasons)
     return Verdict.NEEDS_FULL_BAYES, tuple(reasons)

@@ -142,9 +142,10 @@ def precision(problem: Problem, params: Any) -> Finding:
 
 def loss(price: Price) -> Finding:
     """What does the point lose in predictions?"""
+    verbs = [("gain", "gained") if value < 0 else ("lose", "lost") for value in (price.loss, price.observed)]
     said = (
-        f"At new examples it is expected to lose {price.loss:.3g} nats (se {price.loss_se:.2g}) against the posterior; "
-        f"leaving each out, it lost {price.observed:.3g} (se {price.observed_se:.2g})."
+        f"At new examples it is expected to {verbs[0][0]} {abs(price.loss):.3g} nats (se {price.loss_se:.2g}) against "
+        f"the posterior; leaving each out, it {verbs[1][1]} {abs(price.observed):.3g} (se {price.observed_se:.2g})."
     )
     concern = Concern.NONE if price.loss <= NATS else Concern.SOME if price.loss <= 5 * NATS else Concern.SERIOUS
     return Finding("loss", said, concern, price.loss, NATS)
@@ -155,8 +156,8 @@ def coverage(price: Price) -> Finding | None:
     gap = price.coverage_gap
     if np.isnan(gap):
         return None
-    word = "less" if gap < 0 else "more"
-    said = f"Its 90 % intervals are expected to hold {abs(gap):.1%} {word} than those of the posterior."
+    word = "fewer" if gap < 0 else "more"
+    said = f"Its 90 % intervals are expected to hold {100 * abs(gap):.1f} points {word} than those of the posterior."
     concern = Concern.NONE if abs(gap) <= SHARE else Concern.SOME if abs(gap) <= 3 * SHARE else Concern.SERIOUS
     return Finding("coverage", said, concern, gap, -SHARE)
 

@@ -214,7 +214,7 @@ def _weighted(sample: _Sample, data: Data) -> _LeftOut:
         parts = list(parts) if n <= chunk else parts
         log_base = sample.base + sum(part.sum(axis=1) for part in parts)
         parts = parts if n <= chunk else _in_chunks(sample, data, chunk)
-    whole = _smooth(log_base)
+    whole = smooth(log_base)
     found = [_of_example(log_base, whole.log_weights, column) for part in parts for column in part.T]
     values, seen, k = (np.array(column) for column in zip(*found, strict=True))
     return _LeftOut(values, seen, k, sample.size)
@@ -231,20 +231,22 @@ def _in_chunks(sample: _Sample, data: Data, chunk: int) -> Iterator[np.ndarray]:
         yield np.asarray(sample.likelihoods(sample.members, batch), np.float64)[:, begin - first :]
 
 
-class _Smoothed(NamedTuple):
+class Smoothed(NamedTuple):
+    """Normalised log weights, and the shape of their tail."""
+
     log_weights: np.ndarray
     k: float
 
 
-def _smooth(log_ratios: np.ndarray) -> _Smoothed:
+def smooth(log_ratios: np.ndarray) -> Smoothed:
     """Normalised log weights and their k, minus infinity where all are equal but for rounding."""
     if np.isfinite(log_ratios).all() and np.ptp(log_ratios) < SAME:
-        return _Smoothed(np.asarray(log_ratios - logsumexp(log_ratios)), -np.inf)
-    return _Smoothed(*pareto_smooth(log_ratios))
+        return Smoothed(np.asarray(log_ratios - logsumexp(log_ratios)), -np.inf)
+    return Smoothed(*pareto_smooth(log_ratios))
 
 
 def _of_example(log_base: np.ndarray, log_weights: np.ndarray, column: np.ndarray) -> tuple[float, float, float]:
     """The log density without the example and with it, and the Pareto k."""
-    without = _smooth(log_base - column)
+    without = smooth(log_base - column)
     values = (float(np.asarray(logsumexp(weights + column))) for weights in (without.log_weights, log_weights))
     return *values, without.k  # type: ignore[return-value]

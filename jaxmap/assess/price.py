@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import logsumexp
 
+from jaxmap.assess.loo import smooth
 from jaxmap.assess.predictive import Predictive
 from jaxmap.assess.stand_in import StandIn
 from jaxmap.model import Model
-from jaxmap.statistics import pareto_smooth
 from jaxmap.trees import precision_scope
 from jaxmap.types import Key
 
@@ -64,7 +63,7 @@ def price(key: Key, model: Model, stand: StandIn, y: Any) -> Price:
         y = y if jnp.issubdtype(y.dtype, jnp.integer) else y.astype(predictive.dtype)
         log_lik = np.asarray(predictive.emission.log_prob(predictive.members, y), np.float64)
         log_weights, k_hats = _left_out(stand.log_ratios, log_lik)
-        shares = np.exp(log_weights) - np.exp(_normalised(stand.log_ratios))[:, None]
+        shares = np.exp(log_weights) - np.exp(smooth(_finite(stand.log_ratios)).log_weights)[:, None]
         point = _LeftOutPoint(model, stand, stand.members_without(shares))
         nodes, log_shares = values_at(key, predictive, log_weights)
         each = _divergences(log_shares, mixture_at(predictive, log_weights, nodes), point.log_prob(nodes))
@@ -93,7 +92,7 @@ def divergence(key: Key, stand: StandIn, other: Predictive) -> float:
     """KL(stand-in || other), nats per example, both with all examples."""
     predictive, n = stand.predictive, len(stand.predictive.member_means[0])
     with precision_scope(predictive.dtype):
-        weights = np.repeat(_smoothed(stand.log_ratios)[:, None], n, axis=1)
+        weights = np.repeat(smooth(_finite(stand.log_ratios)).log_weights[:, None], n, axis=1)
         nodes, log_shares = values_at(key, predictive, weights)
         theirs = mixture_at(other, np.repeat(np.asarray(other.log_weights)[:, None], n, axis=1), nodes)
         return float(_divergences(log_shares, mixture_at(predictive, weights, nodes), theirs).mean())
@@ -189,21 +188,10 @@ class _LeftOutPoint:
 
 def _left_out(log_ratios: np.ndarray, log_lik: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Smoothed, normalised log weights of the draws without each example, (S, n), and their Pareto k."""
-    found = [pareto_smooth(_finite(log_ratios - log_lik[:, i])) for i in range(log_lik.shape[1])]
-    ks = np.array([one.k_hat for one in found])
-    return np.stack([one.log_weights for one in found], axis=1), np.where(np.isfinite(ks), ks, -np.inf)
+    found = [smooth(_finite(log_ratios - column)) for column in log_lik.T]
+    return np.stack([one.log_weights for one in found], axis=1), np.array([one.k for one in found])
 
 
 def _finite(log_ratios: np.ndarray) -> np.ndarray:
     """Ratios where a draw that cannot explain an example has no weight instead of all of it."""
     return np.where(np.isfinite(log_ratios), log_ratios, -np.inf)
-
-
-def _smoothed(log_ratios: np.ndarray) -> np.ndarray:
-    return pareto_smooth(_finite(log_ratios)).log_weights
-
-
-def _normalised(log_ratios: np.ndarray) -> np.ndarray:
-    """Smoothed log weights with all examples."""
-    found = _smoothed(log_ratios)
-    return found - logsumexp(found)

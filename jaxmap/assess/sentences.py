@@ -62,7 +62,7 @@ def _buys(comparison: Any, name: str, base: str) -> str:
     if abs(gap.mean) < NOTHING:
         return f"buys nothing: {number}"
     if gap.within_noise:
-        return f"buys nothing beyond noise: {number}"
+        return f"{'buys' if gap.mean > 0 else 'loses'} nothing beyond noise: {number}"
     return f"buys {number}" if gap.mean > 0 else f"loses: {number}"
 
 

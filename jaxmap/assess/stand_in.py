@@ -1,7 +1,7 @@
 """A stand-in for the posterior, from Gaussians at the modes, for an audit that may not sample."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -10,15 +10,15 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy.special import logsumexp
 
+from jaxmap.assess.loo import smooth
 from jaxmap.assess.predict import predict
 from jaxmap.assess.predictive import Predictive
 from jaxmap.curvature import moving_size
 from jaxmap.infer import Draws, GaussianPosterior, Problem
-from jaxmap.infer.grade import density_of_draws, spread_normal
+from jaxmap.infer.grade import GRADED_UP_TO, density_of_draws, spread_normal
 from jaxmap.infer.posteriors import equal_weights
 from jaxmap.model import Density, Model
-from jaxmap.statistics import pareto_smooth
-from jaxmap.trees import shaper, take
+from jaxmap.trees import shaper
 from jaxmap.types import Info, Key, Status
 
 DRAWS = 1000
@@ -39,13 +39,15 @@ class StandIn:
     Attributes:
         predictive: of the draws.
         log_ratios: log importance ratios of the draws, up to a constant, (S,).
-        k_hat: of these ratios; that of the Gaussian at the user's mode where the draws are outputs.
+        k_hat: of the ratios of draws of parameters, also where those of outputs are used instead; NaN where no number
+            of draws would tell.
         corrected: whether the draws are parameters that k-hat trusts.
         members_without: the point's parameters or outputs when example i is left out, from shifts
             `shares (S, n) -> members (n, ...)`.
         each: one of those members -> the distribution of its example, batch shape (1,).
         name: of `each` among the model's programs.
         depth: mean over the draws of log p(mode) - log p(draw), nats; NaN for outputs.
+        gradients: what the densities of the draws cost, a third of a gradient each.
     """
 
     predictive: Predictive
@@ -56,6 +58,7 @@ class StandIn:
     each: Callable[[Any], Any]
     name: str
     depth: float = float("nan")
+    gradients: float = 0.0
 
 
 def stand_in(
@@ -72,18 +75,17 @@ def stand_in(
         x: the inputs that are looked at.
         limit: the largest k-hat that is trusted.
     """
-    dense = moving_size(gaussians[0].precision) == problem.num_params <= DENSE_UP_TO
+    dense = moving_size(gaussians[0].precision) == problem.num_params <= GRADED_UP_TO
     drawn = _by_parameters(key, problem, gaussians, z, x, limit) if dense else None
     if drawn is not None and (drawn.corrected or problem.model.outputs is None):
         return drawn
-    k_hat = drawn.k_hat if drawn is not None else float("nan")
+    k_hat, spent = (drawn.k_hat, drawn.gradients) if drawn is not None else (float("nan"), 0.0)
     if problem.model.outputs is None:
-        raise ValueError("Expected at most 2000 parameters, or a network, to audit predictions; got neither.")
-    return _by_outputs(key, problem.model, gaussians, params, x, k_hat)
-
-
-DENSE_UP_TO = 2_000
-"""Parameters beyond which importance weights say nothing."""
+        raise ValueError(
+            f"Expected at most {GRADED_UP_TO} parameters, or a network, to audit predictions; got {problem.num_params} "
+            "and none. Compare with jm.VI() or jm.NUTS() on held-out data."
+        )
+    return replace(_by_outputs(key, problem.model, gaussians, params, x), k_hat=k_hat, gradients=spent)
 
 
 def _by_parameters(
@@ -94,8 +96,8 @@ def _by_parameters(
     z, log_mixture = _mixture_draws(key, gaussians)
     values, _ = density_of_draws(density, problem, gaussians[0].mean, z)
     log_ratios = np.where(np.isnan(values), -np.inf, values) - log_mixture
-    smoothed = pareto_smooth(log_ratios)
-    k_hat = -np.inf if np.ptp(log_ratios) < 1e-6 else float(smoothed.k_hat)
+    smoothed = smooth(log_ratios)
+    k_hat = float(smoothed.k)
     shaped = shaper(gaussians[0].mean)
     rows = jnp.asarray(z, problem.dtype)
     params = model.programs.jitted("constrain draws", jax.vmap(lambda v: model.space.constrain(shaped(v))))(rows)
@@ -118,7 +120,7 @@ def _by_parameters(
         depth = float(np.sum(np.where(weights > 0, weights * (top - values), 0.0)))
     predictive = predict(key, model, draws, x, draws=len(z))
     trusted = bool(k_hat < limit)
-    return StandIn(predictive, log_ratios, k_hat, trusted, members_without, each, "parameters", depth)
+    return StandIn(predictive, log_ratios, k_hat, trusted, members_without, each, "parameters", depth, len(z) / 3)
 
 
 def _flat(gaussian: GaussianPosterior) -> np.ndarray:
@@ -149,9 +151,7 @@ def _mixture_draws(key: Key, gaussians: list[GaussianPosterior]) -> tuple[np.nda
     return z, logsumexp(np.stack(logs), axis=0) - size * np.log(wider)
 
 
-def _by_outputs(
-    key: Key, model: Model, gaussians: list[GaussianPosterior], params: Any, x: Any, k_hat: float
-) -> StandIn:
+def _by_outputs(key: Key, model: Model, gaussians: list[GaussianPosterior], params: Any, x: Any) -> StandIn:
     """Draws of the outputs of the networks linearised at the modes."""
     share = max(50, OUTPUT_DRAWS // len(gaussians))
     keys = jax.random.split(key, len(gaussians))
@@ -171,9 +171,4 @@ def _by_outputs(
     def each(member: Any) -> Any:
         return model.emission(member[0][None], member[1])  # type: ignore[misc]
 
-    return StandIn(predictive, np.zeros(size), k_hat, False, members_without, each, "outputs")
-
-
-def examined(data: Any, rows: np.ndarray) -> Any:
-    """Some examples."""
-    return take(data, rows)
+    return StandIn(predictive, np.zeros(size), float("nan"), False, members_without, each, "outputs")

@@ -4,6 +4,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 NATS = 0.01
 """The loss of test log-likelihood, in nats per example, that a stand-in for the posterior may have."""
 
@@ -71,9 +73,15 @@ class Audit:
     num_gradients: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Plain values, for JSON; a number that is not finite is None."""
         findings = [
-            {"name": f.name, "sentence": f.sentence, "value": f.value, "limit": f.limit, "concern": f.concern.value}
+            {
+                "name": f.name,
+                "sentence": f.sentence,
+                "value": f.value if f.value is not None and np.isfinite(f.value) else None,
+                "limit": f.limit,
+                "concern": f.concern.value,
+            }
             for f in self.findings
         ]
         return {
@@ -82,7 +90,7 @@ class Audit:
             "reasons": list(self.reasons),
             "next": self.next,
             "findings": findings,
-            "numbers": dict(self.numbers),
+            "numbers": {name: value if np.isfinite(value) else None for name, value in self.numbers.items()},
             "seconds": self.seconds,
             "num_gradients": self.num_gradients,
         }

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import optax
 import pytest
 from scipy import stats
 
@@ -70,7 +71,7 @@ def test_many_examples_and_few_parameters_suffice():
     audit = jm.audit(KEY, model, (x, y), jm.fit(KEY, model, (x, y), jm.MAP()))
     assert audit.verdict is jm.Verdict.MAP_SUFFICES
     assert audit.numbers["examples"] == EXAMPLES
-    assert json.loads(json.dumps(audit.as_dict()))["verdict"] == "MAP_SUFFICES"
+    assert json.loads(json.dumps(audit.as_dict(), allow_nan=False))["verdict"] == "MAP_SUFFICES"
     text = str(audit)
     assert text.startswith("MAP_SUFFICES: the point estimate predicts as well")
     for name in ("maximum", "only one", "near Gaussian", "loss", "coverage", "prior's part", "float32", "Next:"):
@@ -120,6 +121,7 @@ def test_a_run_away_is_no_maximum():
     audit = jm.audit(KEY, model, (x, y), point)
     assert audit.verdict is jm.Verdict.NOT_A_MAXIMUM
     assert audit.numbers["severity"] == np.inf
+    assert audit.as_dict()["numbers"] == {"severity": None}
 
 
 def two_places(n=12):
@@ -165,6 +167,19 @@ def test_of_a_network_that_no_weights_can_correct_the_outputs_are_drawn():
     assert audit.numbers["k_hat"] > 0.7
     assert audit.numbers["coverage_gap"] < 0
     assert audit.verdict is jm.Verdict.NEEDS_FULL_BAYES
+
+
+def test_a_point_that_was_left_early_is_held_against_the_mode_beyond_it():
+    x, y = rows(60, 3)
+    model = line(3)
+    early = jm.fit(KEY, model, (x, y), jm.MAP(optax.sgd(0.05), steps=2))
+    assert early.info.status is jm.Status.STEPS_EXHAUSTED
+    audit = jm.audit(KEY, model, (x, y), early)
+    there = jm.audit(KEY, model, (x, y), jm.fit(KEY, model, (x, y), jm.MAP()))
+    assert there.numbers["loss"] < 0.05 < audit.numbers["loss"]
+    assert audit.verdict is jm.Verdict.NOT_A_MAXIMUM  # a Gaussian would do, but around another point
+    assert "from a maximum" in audit.reasons[0]
+    assert 0 < audit.num_gradients < 1e4
 
 
 def test_what_cannot_be_audited_is_said():

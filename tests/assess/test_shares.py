@@ -100,7 +100,22 @@ COMPARISON = textwrap.dedent(
 )
 
 
-@pytest.mark.parametrize("program", [PREDICTIONS, COMPARISON], ids=["predictions", "comparison"])
+AUDIT = textwrap.dedent(
+    """
+    pair = lambda key: jnp.zeros(3), lambda w, x: x @ w
+    linear = jm.supervised(pair, jm.Gaussian(0.5), jm.Prior(dist.Normal(0.0, 1.0)))
+    point = jm.fit(key, linear, (x, y), jm.MAP(), precision="float64")
+    alone = jm.audit(key, linear, (x, y), point, precision="float64")
+    both = jm.audit(key, linear, (x, y), point, precision="float64", mesh=mesh)
+    assert both.verdict is alone.verdict and both.num_gradients == alone.num_gradients
+    for name, value in alone.numbers.items():
+        np.testing.assert_allclose(both.numbers[name], value, rtol=1e-8, atol=1e-12)
+    print("equal")
+    """
+)
+
+
+@pytest.mark.parametrize("program", [PREDICTIONS, COMPARISON, AUDIT], ids=["predictions", "comparison", "audit"])
 def test_a_mesh_changes_nothing_but_where_things_are_computed(program):
     found = run(PROGRAM + program)
     assert found.returncode == 0, found.stderr
