@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmap.assess.loo import LIMIT
 from jaxmap.assess.price import Price
 from jaxmap.assess.stand_in import StandIn
 from jaxmap.assess.verdict import NATS, SHARE, Concern, Finding
@@ -145,8 +146,10 @@ def loss(price: Price) -> Finding:
     verbs = [("gain", "gained") if value < 0 else ("lose", "lost") for value in (price.loss, price.observed)]
     said = (
         f"At new examples it is expected to {verbs[0][0]} {abs(price.loss):.3g} nats (se {price.loss_se:.2g}) against "
-        f"the posterior; leaving each out, it {verbs[1][1]} {abs(price.observed):.3g} (se {price.observed_se:.2g})."
+        f"the posterior; leaving each out, it {verbs[1][1]} {abs(price.observed):.3g} (se {price.observed_se:.2g})"
     )
+    doubt = f", not to be trusted for {price.unreliable:.0%} of them (Pareto k > {LIMIT})" if price.unreliable else ""
+    said += f"{doubt}."
     concern = Concern.NONE if price.loss <= NATS else Concern.SOME if price.loss <= 5 * NATS else Concern.SERIOUS
     return Finding("loss", said, concern, price.loss, NATS)
 

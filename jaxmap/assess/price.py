@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmap.assess.loo import smooth
+from jaxmap.assess.loo import LIMIT, smooth
 from jaxmap.assess.predictive import Predictive
 from jaxmap.assess.stand_in import StandIn
 from jaxmap.model import Model
@@ -42,6 +42,7 @@ class Price(NamedTuple):
             NaN for classes and vectors.
         elpd, elpd_se: the sum over the examples looked at of log p(y_i | the others) of the posterior, per example.
         k_largest: the largest Pareto k of the weights that leave one out.
+        unreliable: the share of examples whose k is above 0.7: what they observed is not to be trusted.
     """
 
     loss: float
@@ -53,6 +54,7 @@ class Price(NamedTuple):
     elpd: float
     elpd_se: float
     k_largest: float
+    unreliable: float
 
 
 def price(key: Key, model: Model, stand: StandIn, y: Any) -> Price:
@@ -85,6 +87,7 @@ def price(key: Key, model: Model, stand: StandIn, y: Any) -> Price:
         elpd=float(seen.mean()),
         elpd_se=float(seen.std(ddof=1) / np.sqrt(n)) if n > 1 else np.inf,
         k_largest=float(k_hats.max()),
+        unreliable=float(np.mean(~(k_hats <= LIMIT))),
     )
 
 
