@@ -58,7 +58,7 @@ SECOND_HEAD = 0.3
 """How wide the prior of the log scale's weights is, beside that of the mean's."""
 
 SETTINGS = {
-    "concrete": Setting("two heads", "unit", 1000),
+    "concrete": Setting("student", "unit", 600),
     "energy": Setting("student", "fan-in", 400),
     "yacht": Setting("student", "unit", 500),
 }

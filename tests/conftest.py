@@ -58,6 +58,13 @@ def x64():
 
 
 @pytest.fixture
+def all_digits():
+    """Multiply in whole float32 outside jaxmap too: a GPU takes TF32 by itself."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture
 def rank_promotion():
     """Let ranks be promoted, for foreign code that relies on it (numpyro's `sample(key, (n,))`)."""
     with jax.numpy_rank_promotion("allow"):

@@ -15,7 +15,8 @@ of those of the rounds. PyTorch has one thread, which costs it the least; XLA ta
 environment says, such as XLA_FLAGS=--xla_cpu_multi_thread_eigen=false.
 
 Where jax runs on a GPU, PyTorch does too (TF32 allowed on both sides, `--variants` with a fused Adam), and the clock is
-that on the wall.
+that on the wall. XLA of jax 0.11.2 ends there on a failed check while it fuses this ResNet, also in the loop by hand;
+XLA_FLAGS=--xla_gpu_enable_triton_gemm=false avoids it.
 """
 
 import argparse

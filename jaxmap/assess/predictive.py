@@ -75,14 +75,15 @@ class Predictive:
 
     @cached_property
     def probs(self) -> np.ndarray:
-        """P(y = class), (n, classes).
+        """P(y = class), (n, classes); each row sums to one in float64, also where the members are in float32.
 
         Raises:
             ValueError: y is not a class.
         """
         if self.kind != "classes":
             raise ValueError("Expected classes for `probs`; this predictive is over numbers. Use `mean`.")
-        return self._average(self.member_means)
+        average = self._average(self.member_means)
+        return average / average.sum(axis=-1, keepdims=True)
 
     @property
     def mean(self) -> np.ndarray:

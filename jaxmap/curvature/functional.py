@@ -130,7 +130,7 @@ def _opened(leaves: list[Any], batch: Any, network: LayeredNetwork) -> _Opened:
 
 def _colored(roots: list[Array], opened: _Opened) -> Float[Array, "n k p"]:
     """J R, R cut into rows."""
-    found = opened.rest @ roots[-1]
+    found = _of_rest(opened.rest, lambda rest: rest @ roots[-1], roots[-1].shape[-1])
     for (a, g), root in zip(opened.layers, roots[:-1], strict=True):
         if a.shape[1] == 1:
             found = found + jnp.einsum("kno,nop->nkp", g[:, :, 0], jnp.einsum("ni,iop->nop", a[:, 0], root))
@@ -139,8 +139,17 @@ def _colored(roots: list[Array], opened: _Opened) -> Float[Array, "n k p"]:
     return found
 
 
+def _of_rest(rest: Array, function: Callable[[Array], Array], width: int) -> Array:
+    """function(rest), and zeros (n, k, width) where all parameters lie in layers.
+
+    XLA (as of jax 0.11.2) crashes on a sum over nothing where a program is cut over devices.
+    """
+    return function(rest) if rest.shape[-1] else jnp.zeros((*rest.shape[:-1], width), rest.dtype)
+
+
 def _layered(whole: Any, leaves: list[Any], batch: Any, spread: Spread, opened: _Opened) -> Float[Array, "n k k"]:
-    found = jnp.einsum("nkm,m,nlm->nkl", opened.rest, spread.rest, opened.rest)
+    own = lambda rest: jnp.einsum("nkm,m,nlm->nkl", rest, spread.rest, rest)  # noqa: E731
+    found = _of_rest(opened.rest, own, opened.rest.shape[1])
     for (a, g), (inputs, turned, precisions) in zip(opened.layers, spread.layers, strict=True):
         found = found + _of_layer(a, g, inputs, turned, precisions)
     if spread.directions is None:

@@ -133,6 +133,7 @@ def drawn(width, draws=6):
 
 
 @pytest.mark.parametrize("held", [1, 300, 1500, 4000, 2**28])
+@pytest.mark.usefixtures("all_digits")
 def test_draws_of_a_network_are_the_same_in_parts(monkeypatch, held):
     """One example of one draw at a time, several, one draw, several draws, all."""
     weights, x = drawn(16), jnp.linspace(-1, 1, 23)
@@ -191,6 +192,7 @@ def test_scores_of_classes_against_scikit_learn(classes):
     y = np.array([0, 1, 2, 1])
     scores = jm.score(predictive, y)
     assert set(scores) == {"lppd", "nll", "accuracy", "brier", "ece"}
+    np.testing.assert_allclose(predictive.probs.sum(axis=-1), 1.0, rtol=1e-15)
     assert scores["nll"] == pytest.approx(metrics.log_loss(y, predictive.probs, labels=[0, 1, 2]), rel=1e-5)
     assert scores["accuracy"] == metrics.accuracy_score(y, predictive.probs.argmax(1))
     slow = np.mean(np.sum((predictive.probs - np.eye(3)[y]) ** 2, axis=1))

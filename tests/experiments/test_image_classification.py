@@ -90,6 +90,7 @@ def test_held_out_images_are_not_trained_on():
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("how", sorted(set(CONVOLUTIONS) - {"xla"}))
+@pytest.mark.usefixtures("all_digits")
 def test_all_ways_convolve_alike(how, stride):
     rng = np.random.default_rng(0)
     x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 6, 8, 3), (3, 3, 3, 5)))
@@ -114,6 +115,7 @@ def test_groups_must_fit():
         Norm(6, 4)
 
 
+@pytest.mark.usefixtures("all_digits")
 def test_a_network_looks_at_one_image_alone():
     task = experiment.make_task(experiment.Config(widths=(4,), stem=2, most=20), 0)
     model, x = task.model(0.0), jnp.asarray(task.train[0][:3])
