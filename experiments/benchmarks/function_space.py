@@ -22,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro.infer.hmc import hmc
 
 import jaxmap as jm
-from experiments.bnn_regression import make_model
+from experiments.bnn_regression import Setting, make_model
 from jaxmap.infer import Problem
 from jaxmap.infer.problem import multiply, seeds_of
 from jaxmap.model import Density
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     table = np.load(Path(given.data) / f"{given.set}.npz")
     train, test = ((table["X"][i], table["y"][i]) for i in (table["train"][0], table["test"][0]))
-    model = make_model(train, (16, 16))
+    model = make_model(train, Setting("two heads", "unit", 1, (16, 16)))
     sides = {"jm.MCLMC": ours(model, train, given.draws), "numpyro NUTS": theirs(model, train, given.rival_draws)}
     first = {name: timed(run, jax.random.key(99))[1] for name, run in sides.items()}
     found: dict[str, list[Worth]] = {name: [] for name in sides}
