@@ -15,10 +15,10 @@ import time
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # as its README asks for
 
-import numpy as np  # noqa: E402
-from bde import BdeRegressor  # noqa: E402
-from bde.loss import GaussianNLL  # noqa: E402
-from scipy.special import logsumexp  # noqa: E402
+import numpy as np
+from bde import BdeRegressor
+from bde.loss import GaussianNLL
+from scipy.special import logsumexp
 
 
 def main() -> None:

@@ -6,9 +6,10 @@ Networks of 16 and 16 hidden units with two heads (mean and scale as functions o
 first standard split of UCI data sets, eight members from which microcanonical Langevin chains go out: by
 `jm.MCLMC(start=jm.Ensemble(...))`, and by bde (MILE; PATH is an interpreter that has `sklearn-contrib-bde`) with the
 settings of its README's example, and with 5000 epochs and a patience of 100 for its members. Ours has tanh and 17,000
-gradients a chain, the climb included; bde its relu and 14,000 beside the training. Each run is a process of its own, in turn, and costs the CPU seconds of fit
-and prediction, compilation included, imports left out. The chains of neither agree after so few steps: these are scores
-of a sampled ensemble, not yet of the posterior (`experiments/bnn_regression.py` waits until chains agree).
+gradients a chain, the climb included; bde its relu and 14,000 beside the training. Each run is a process of its own, in
+turn, and costs the CPU seconds of fit and prediction, compilation included, imports left out. The chains of neither
+agree after so few steps: these are scores of a sampled ensemble, not yet of the posterior
+(`experiments/bnn_regression.py` waits until chains agree).
 """
 
 import argparse
