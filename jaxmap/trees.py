@@ -29,6 +29,20 @@ def named_leaves(tree: Tree, is_leaf: Callable[[Any], bool] | None = None) -> li
     return [(path_of(p), leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)]
 
 
+def coordinate_paths(z: Any, leaves: Sequence[int] | None = None) -> list[str]:
+    """The path of each number in ravel order: `kernel` for a scalar, `kernel[0,2]` inside an array.
+
+    Args:
+        z: a tree.
+        leaves: numbers of the leaves that are wanted; None for all.
+    """
+    names, every = [], named_leaves(z)
+    for path, leaf in every if leaves is None else [every[k] for k in leaves]:
+        for index in np.ndindex(np.shape(leaf)):
+            names.append(f"{path}[{','.join(map(str, index))}]" if index else path)
+    return names
+
+
 def broadcast_prefix(prefix: Tree, tree: Tree, is_leaf: Callable[[Any], bool]) -> list[tuple[str, Any]]:
     """Give each leaf of `tree`, in flattening order, the prefix leaf that stands above it, with its path.
 

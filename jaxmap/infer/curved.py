@@ -11,12 +11,14 @@ from jax.flatten_util import ravel_pytree
 from jaxmap.curvature import View, examples_at_a_time, ggn, hessian, negative_hessian, sum_over_examples
 from jaxmap.infer.problem import Problem
 from jaxmap.model import Density, weighted_sum
-from jaxmap.optimize.certificate import EXAMPLES_AT_A_TIME, coordinate_paths
-from jaxmap.trees import cast_floats, doubled, full_products, in_double, signature
+from jaxmap.trees import cast_floats, coordinate_paths, doubled, full_products, in_double, signature
 from jaxmap.types import Data
 
 SCORE_NUMBERS = 2**23
 """How many numbers of per-example gradients are held at a time."""
+
+EXAMPLES_AT_A_TIME = 16384
+"""The most examples whose gradients are held at a time."""
 
 
 class Curved:

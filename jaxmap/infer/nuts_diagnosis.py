@@ -9,8 +9,8 @@ from scipy.sparse.csgraph import connected_components
 
 from jaxmap.data import on_host
 from jaxmap.infer.problem import Problem
-from jaxmap.optimize.certificate import coordinate_paths
 from jaxmap.statistics import ess_bulk, ess_tail, rhat
+from jaxmap.trees import coordinate_paths
 from jaxmap.types import Status
 
 GOOD_RHAT = 1.01

@@ -17,8 +17,7 @@ from jaxmap.infer.problem import Problem, Stopwatch, computing_dtype, library_ve
 from jaxmap.infer.summary import Summary
 from jaxmap.model import Density, Model
 from jaxmap.optimize import Evidence, FirstOrder, certify, choose_solver, verdict
-from jaxmap.optimize.certificate import coordinate_paths
-from jaxmap.trees import has_tracers, in_double, precision_scope, settled, take
+from jaxmap.trees import coordinate_paths, has_tracers, in_double, precision_scope, settled, take
 from jaxmap.types import Certificate, Data, Info, Key, Status
 
 SELECTIONS = (None, "cv", "evidence")

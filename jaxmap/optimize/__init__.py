@@ -17,6 +17,9 @@ from jaxmap.optimize.climb import climb
 from jaxmap.optimize.failure import describe_failure
 from jaxmap.optimize.krylov import lanczos
 from jaxmap.optimize.slope import Slope, slope_at
+from jaxmap.optimize.spectrum import Spectrum
+from jaxmap.optimize.nearby import growing_outwards
+from jaxmap.optimize.certificate_by_products import certify_by_products
 from jaxmap.optimize.certificate import certify
 from jaxmap.optimize.examine import Evidence, examine, statuses_of, verdict
 from jaxmap.optimize.feed import Feed, Layout, batch_of, feed_of
@@ -43,18 +46,21 @@ __all__ = [
     "Slope",
     "Solver",
     "SolverState",
+    "Spectrum",
     "Standing",
     "Task",
     "Watch",
     "Watched",
     "batch_of",
     "certify",
+    "certify_by_products",
     "choose_solver",
     "climb",
     "decay_of",
     "describe_failure",
     "examine",
     "feed_of",
+    "growing_outwards",
     "l1_quadratic",
     "lanczos",
     "maximize",

@@ -10,8 +10,9 @@ from jax.flatten_util import ravel_pytree
 from jaxmap.curvature import is_concave, negative_hessian
 from jaxmap.curvature.factor import FLAT
 from jaxmap.model import Density, weighted_sum
-from jaxmap.optimize.certificate import DECREMENT, GRADIENT_WORTH_A_HESSIAN, Spectrum, near
+from jaxmap.optimize.certificate import GRADIENT_WORTH_A_HESSIAN
 from jaxmap.optimize.slope import Slope, slope_of_sums
+from jaxmap.optimize.spectrum import DECREMENT, Spectrum, near
 from jaxmap.trees import take
 from jaxmap.types import Certificate, Data, Status
 

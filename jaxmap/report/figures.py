@@ -5,11 +5,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxmap.optimize.certificate import coordinate_paths
 from jaxmap.report.drawing import COLORS, Drawing, assembled, marks
 from jaxmap.report.fit_drawings import losses, marginals, traces
 from jaxmap.report.prediction_drawings import bands, calibration, cost
-from jaxmap.trees import named_leaves, take
+from jaxmap.trees import coordinate_paths, named_leaves, take
 from jaxmap.types import Status
 
 
