@@ -13,7 +13,7 @@ from jaxmap.infer.draws import Draws
 from jaxmap.infer.nuts_chains import Chains, Sampler
 from jaxmap.infer.nuts_diagnosis import diagnose
 from jaxmap.infer.nuts_frame import DENSE_LEARNED_UP_TO, Frame
-from jaxmap.infer.nuts_journal import ChainJournal
+from jaxmap.infer.chain_journal import ChainJournal
 from jaxmap.infer.nuts_run import Course, Drawn, Plan, Run, gather
 from jaxmap.infer.nuts_start import Beginning, Preparation, Starter
 from jaxmap.infer.point import check_counts, describe
