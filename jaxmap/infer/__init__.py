@@ -42,8 +42,10 @@ from jaxmap.infer.tune import Tuned, tune
 from jaxmap.infer.nuts_frame import Frame as SamplerFrame, learn_frame
 from jaxmap.infer.nuts_chains import Chains
 from jaxmap.infer.nuts_start import Starter
-from jaxmap.infer.nuts_run import Run
+from jaxmap.infer.chain_run import Run
 from jaxmap.infer.chain_journal import ChainJournal
+from jaxmap.infer.chain_fit import run_chains
+from jaxmap.infer.nuts_run import NUTSRun
 from jaxmap.infer.nuts_diagnosis import bfmi, diagnose
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.own_modes import begin_at_own_modes

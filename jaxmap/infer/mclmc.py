@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
+from jaxmap.infer.chain_fit import one_of
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.mclmc_chains import MicrocanonicalChains, Mover
 from jaxmap.infer.mclmc_run import Aim, Kept, MicrocanonicalRun
-from jaxmap.infer.nuts import in_users_space, keys_of_chains, one_of
+from jaxmap.infer.nuts import in_users_space, keys_of_chains
 from jaxmap.infer.nuts_diagnosis import Diagnosis, Moves, diagnose
 from jaxmap.infer.nuts_frame import Frame
 from jaxmap.infer.nuts_start import Beginning, Starter

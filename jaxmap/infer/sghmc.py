@@ -9,9 +9,10 @@ import numpy as np
 
 from jaxmap.data import num_examples
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
+from jaxmap.infer.chain_fit import one_of
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.mclmc import DEEPEST, check_positive
-from jaxmap.infer.nuts import in_users_space, keys_of_chains, one_of
+from jaxmap.infer.nuts import in_users_space, keys_of_chains
 from jaxmap.infer.nuts_diagnosis import Diagnosis, Moves, diagnose
 from jaxmap.infer.nuts_frame import to_device
 from jaxmap.infer.nuts_start import AUTOMATIC_UP_TO, Beginning, Starter
