@@ -55,6 +55,7 @@ from jaxmap.infer.mclmc import MCLMC
 from jaxmap.infer.sghmc_chains import StochasticChains
 from jaxmap.infer.sghmc_scales import measure
 from jaxmap.infer.sghmc_diagnosis import configurational
+from jaxmap.infer.sghmc_run import StochasticRun
 from jaxmap.infer.sghmc import SGHMC
 from jaxmap.infer.ensemble import Ensemble
 from jaxmap.infer.fit import fit, fit_problem
