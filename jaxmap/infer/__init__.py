@@ -40,6 +40,7 @@ from jaxmap.infer.evidence import log_evidence
 from jaxmap.infer.search import Search
 from jaxmap.infer.tune import Tuned, tune
 from jaxmap.infer.nuts_frame import Frame as SamplerFrame, learn_frame
+from jaxmap.infer.beginning import Beginning
 from jaxmap.infer.nuts_chains import Chains
 from jaxmap.infer.nuts_start import Starter
 from jaxmap.infer.chain_run import Run

@@ -8,9 +8,9 @@ from typing import NamedTuple, cast
 import jax
 import numpy as np
 
+from jaxmap.infer.beginning import Beginning, Preparation
 from jaxmap.infer.chain_journal import ChainJournal
 from jaxmap.infer.chain_run import Course, Journey, Run
-from jaxmap.infer.nuts_start import Beginning, Preparation
 from jaxmap.infer.problem import Problem, Stopwatch, library_versions
 from jaxmap.types import Seeds
 

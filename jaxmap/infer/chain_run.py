@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from jaxmap.infer.nuts_start import Beginning
+from jaxmap.infer.beginning import Beginning
 from jaxmap.optimize import Progress
 
 WARM_UP, MOVING_ON, DRAWING = "warm-up", "moving on", "drawing"

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmap.infer.beginning import Beginning
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
 from jaxmap.infer.chain_fit import Sampled, run_chains
 from jaxmap.infer.chain_run import joined
@@ -18,7 +19,7 @@ from jaxmap.infer.mclmc_run import Aim, Kept, MicrocanonicalRun
 from jaxmap.infer.nuts import in_users_space, keys_of_chains
 from jaxmap.infer.nuts_diagnosis import Diagnosis, Moves, diagnose
 from jaxmap.infer.nuts_frame import Frame
-from jaxmap.infer.nuts_start import Beginning, Starter
+from jaxmap.infer.nuts_start import Starter
 from jaxmap.infer.own_modes import begin_at_own_modes
 from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.posteriors import is_posterior

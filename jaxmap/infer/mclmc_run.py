@@ -7,10 +7,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxmap.infer.beginning import Beginning
 from jaxmap.infer.chain_run import DRAWING, WARM_UP, Course, Kinds, Leg, joined
 from jaxmap.infer.mclmc_chains import ChainStates, MicrocanonicalChains, Pace, Seen
 from jaxmap.infer.nuts_frame import DENSE_LEARNED_UP_TO, Frame, each_of, learn_frame, stacked, to_device
-from jaxmap.infer.nuts_start import Beginning
 from jaxmap.types import Key
 
 ROUND = 25

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmap.data import on_host
+from jaxmap.infer.beginning import Beginning
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
 from jaxmap.infer.chain_fit import Sampled, run_chains
 from jaxmap.infer.draws import Draws
@@ -15,7 +16,7 @@ from jaxmap.infer.nuts_chains import Chains, Sampler
 from jaxmap.infer.nuts_diagnosis import diagnose
 from jaxmap.infer.nuts_frame import DENSE_LEARNED_UP_TO, Frame
 from jaxmap.infer.nuts_run import Drawn, NUTSRun, Plan, gather
-from jaxmap.infer.nuts_start import Beginning, Starter
+from jaxmap.infer.nuts_start import Starter
 from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.posteriors import is_posterior
 from jaxmap.infer.problem import Problem, check_method, library_versions, seeds_of

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmap.data import on_host
+from jaxmap.infer.beginning import Beginning, Candidate
 from jaxmap.infer.chain_run import DRAWING, WARM_UP, Course, Kinds, Leg, joined
 from jaxmap.infer.nuts_chains import Chains, ChainStates, Sampler, Seen, step_sizes
 from jaxmap.infer.nuts_frame import DENSE_LEARNED_UP_TO, Frame, each_of, learn_frame, stacked, to_device
-from jaxmap.infer.nuts_start import Beginning, Candidate
 from jaxmap.infer.problem import Problem
 from jaxmap.types import Key
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmap.data import num_examples
+from jaxmap.infer.beginning import Beginning
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
 from jaxmap.infer.chain_fit import Sampled, run_chains
 from jaxmap.infer.chain_run import joined
@@ -15,7 +16,7 @@ from jaxmap.infer.draws import Draws
 from jaxmap.infer.mclmc import DEEPEST, check_positive
 from jaxmap.infer.nuts import in_users_space, keys_of_chains
 from jaxmap.infer.nuts_diagnosis import Diagnosis, Moves, diagnose
-from jaxmap.infer.nuts_start import AUTOMATIC_UP_TO, Beginning, Starter
+from jaxmap.infer.nuts_start import AUTOMATIC_UP_TO, Starter
 from jaxmap.infer.own_modes import begin_at_own_modes
 from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.posteriors import is_posterior

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmap.infer.beginning import Beginning
 from jaxmap.infer.chain_run import DRAWING, MOVING_ON, WARM_UP, Course, Kinds, Leg, joined
 from jaxmap.infer.nuts_frame import Frame, each_of, stacked, to_device
-from jaxmap.infer.nuts_start import Beginning
 from jaxmap.infer.problem import Problem
 from jaxmap.infer.sghmc_chains import MovingState, Passed, StochasticChains, Tuning
 from jaxmap.infer.sghmc_diagnosis import Kept

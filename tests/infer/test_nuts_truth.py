@@ -18,11 +18,11 @@ from scipy import stats
 import jaxmap as jm
 from experiments import map_warms_up_nuts, posterior_moments, posteriordb
 from jaxmap import Status
+from jaxmap.infer.beginning import Beginning, Candidate
 from jaxmap.infer.chain_run import Journey
 from jaxmap.infer.nuts_chains import Sampler
 from jaxmap.infer.nuts_frame import Frame
 from jaxmap.infer.nuts_run import NUTSRun, Plan, gather
-from jaxmap.infer.nuts_start import Beginning, Candidate
 from jaxmap.infer.problem import Problem
 from jaxmap.model import Space
 from jaxmap.statistics import ess_bulk, rhat
