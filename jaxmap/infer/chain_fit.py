@@ -14,6 +14,9 @@ from jaxmap.infer.chain_run import Course, Journey, Run
 from jaxmap.infer.problem import Problem, Stopwatch, library_versions
 from jaxmap.types import Seeds
 
+ENTRIES = "legs"
+"""The form of a journal's entries; those of another one are refused in words."""
+
 
 class Sampled(NamedTuple):
     """What a run of chains leaves for `finish`.
@@ -74,7 +77,7 @@ def one_of(seeds: Seeds, index: int) -> Seeds:
 
 def _journal(run: Run, problem: Problem, seeds: Seeds, identity: dict[str, str]) -> ChainJournal:
     same = {"key": np.asarray(jax.random.key_data(seeds.keys)).tobytes().hex()}
-    same |= {"jax": library_versions()["jax"]} | identity
+    same |= {"jax": library_versions()["jax"], "entries": ENTRIES} | identity
     return ChainJournal(cast(Path, problem.folder), problem.identity() | same, on_trial=run.on_trial)
 
 
