@@ -40,10 +40,13 @@ from jaxmap.infer.evidence import log_evidence
 from jaxmap.infer.search import Search
 from jaxmap.infer.tune import Tuned, tune
 from jaxmap.infer.nuts_frame import Frame as SamplerFrame, learn_frame
+from jaxmap.infer.beginning import Beginning
 from jaxmap.infer.nuts_chains import Chains
 from jaxmap.infer.nuts_start import Starter
-from jaxmap.infer.nuts_run import Run
-from jaxmap.infer.nuts_journal import ChainJournal
+from jaxmap.infer.chain_run import Run
+from jaxmap.infer.chain_journal import ChainJournal
+from jaxmap.infer.chain_fit import run_chains
+from jaxmap.infer.nuts_run import NUTSRun
 from jaxmap.infer.nuts_diagnosis import bfmi, diagnose
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.own_modes import begin_at_own_modes
@@ -53,6 +56,7 @@ from jaxmap.infer.mclmc import MCLMC
 from jaxmap.infer.sghmc_chains import StochasticChains
 from jaxmap.infer.sghmc_scales import measure
 from jaxmap.infer.sghmc_diagnosis import configurational
+from jaxmap.infer.sghmc_run import StochasticRun
 from jaxmap.infer.sghmc import SGHMC
 from jaxmap.infer.ensemble import Ensemble
 from jaxmap.infer.fit import fit, fit_problem

@@ -13,9 +13,11 @@ from jaxmap.infer.ensemble import Ensemble
 from jaxmap.infer.given import Given
 from jaxmap.infer.laplace import Laplace
 from jaxmap.infer.lock import locked
+from jaxmap.infer.mclmc import MCLMC
 from jaxmap.infer.nuts import NUTS
 from jaxmap.infer.point import MAP
 from jaxmap.infer.problem import Problem, check_method, computing_dtype, named_key, seeds_of
+from jaxmap.infer.sghmc import SGHMC
 from jaxmap.model import Model
 from jaxmap.trees import has_tracers, precision_scope
 from jaxmap.types import Data, FitError, Key, Method
@@ -42,10 +44,11 @@ def fit(
         method: `jm.MLE()`, `jm.MAP()`, `jm.Given(params)`, `jm.Laplace()`, `jm.Ensemble()`, `jm.NUTS()`.
         precision: "float64" or "float32", for this fit alone; None: the dtype of the model's `init`.
         progress: show progress bars; None: where standard error is a terminal.
-        folder: where `jm.MLE()`, `jm.MAP()` and `jm.NUTS()`, or ensembles of them, keep what they have while they
-            run. The same call takes up a run that was stopped or killed and ends with the same numbers, bit for bit on
-            the same kind of machine; with more `steps` (of a given solver) or `draws` it goes on. One run at a time
-            writes to a folder; a second one is refused.
+        folder: where `jm.MLE()`, `jm.MAP()`, `jm.NUTS()`, `jm.MCLMC()` and `jm.SGHMC()`, or ensembles of them, keep
+            what they have while they run. The same call takes up a run that was stopped or killed and ends with the
+            same numbers, bit for bit on the same kind of machine; with more `steps` (of a given solver) or `draws`
+            (unless `jm.SGHMC(cycles=...)` groups them) it goes on. One run at a time writes to a folder; a second one
+            is refused.
         mesh: `jm.mesh(member=..., data=...)`, over whose devices members, restarts and chains, and the examples of each
             of them, are shared out; the result is that of one device, to rounding. None: one device, or the mesh that
             `jax.set_mesh` set.
@@ -86,9 +89,9 @@ def _each(method: Method) -> Method:
 
 def _check_folder(method: Method, folder: str | Path | None) -> None:
     """Refuse a folder that nobody would write to."""
-    if folder is not None and not isinstance(_each(method), MAP | NUTS):
+    if folder is not None and not isinstance(_each(method), MAP | NUTS | MCLMC | SGHMC):
         raise ValueError(
-            "Expected jm.MLE(), jm.MAP(), jm.NUTS() or a jm.Ensemble of them with folder=; got "
+            "Expected jm.MLE(), jm.MAP(), jm.NUTS(), jm.MCLMC(), jm.SGHMC() or a jm.Ensemble of them with folder=; got "
             f"{type(method).__name__}, which keeps nothing while it runs. Use posterior.save(folder) after the fit."
         )
 

@@ -1,25 +1,29 @@
 """Microcanonical Langevin Monte Carlo by blackjax: the full posterior of networks that NUTS cannot pay for."""
 
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmap.infer.beginning import Beginning
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
+from jaxmap.infer.chain_fit import Sampled, run_chains
+from jaxmap.infer.chain_run import joined
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.mclmc_chains import MicrocanonicalChains, Mover
 from jaxmap.infer.mclmc_run import Aim, Kept, MicrocanonicalRun
-from jaxmap.infer.nuts import in_users_space, keys_of_chains, one_of
+from jaxmap.infer.nuts import in_users_space, keys_of_chains
 from jaxmap.infer.nuts_diagnosis import Diagnosis, Moves, diagnose
 from jaxmap.infer.nuts_frame import Frame
-from jaxmap.infer.nuts_start import Beginning, Starter
+from jaxmap.infer.nuts_start import Starter
 from jaxmap.infer.own_modes import begin_at_own_modes
 from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.posteriors import is_posterior
-from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions
+from jaxmap.infer.problem import Problem, check_method, library_versions
 from jaxmap.infer.seen import as_rows, in_chains
 from jaxmap.model import Density
 from jaxmap.trees import settled
@@ -114,24 +118,22 @@ class MCLMC:
         begun = [chains.begin(positions, frames, keys) for positions in in_chains(rows, self.chains)]
         return np.concatenate([np.asarray(states.inner.logdensity)[0] for states in begun])[: len(rows)]
 
-    def run(self, problem: Problem, seeds: Seeds) -> "Visited":
-        """Run all chains of all seeds in one program.
+    def run(self, problem: Problem, seeds: Seeds) -> Sampled:
+        """Run all chains of all seeds in one program, or take up the run that the problem's folder holds.
 
         Raises:
             ImportError: blackjax is not installed.
-            ValueError: a single parameter, in which there are no directions.
+            ValueError: a single parameter, in which there are no directions; or the folder holds another run.
         """
         if find_spec("blackjax") is None:
             raise ImportError("jm.MCLMC needs blackjax. Install it with: pip install 'jaxmap[blackjax]'.")
         if problem.num_params < 2:
             raise ValueError("Expected at least 2 parameters, for directions to turn; got 1. Use jm.NUTS().")
-        begun = [self._begin(problem, one_of(seeds, k)) for k in range(seeds.count)]
-        watch = Stopwatch()
         chains = MicrocanonicalChains(Mover(self.adjusted, FAR * float(np.sqrt(self._error))), problem)
-        first = [beginning.candidates[0] for beginning in begun]
-        run = MicrocanonicalRun(chains, self._aim(), first, keys_of_chains(seeds, self.chains), problem.progress)
-        ended = run.go()
-        return Visited(run, begun, not ended, watch.seconds / seeds.count)
+        run = MicrocanonicalRun(chains, self._aim(), keys_of_chains(seeds, self.chains))
+        more = describe(replace(self, draws=1000))  # more draws may be asked of a run later
+        identity = {"method": more, "blackjax": version("blackjax")}
+        return run_chains(run, problem, seeds, self._begin, identity)
 
     @property
     def _error(self) -> float:
@@ -155,27 +157,27 @@ class MCLMC:
             return starter.begin(self.start)
         return begin_at_own_modes(starter)
 
-    def finish(self, problem: Problem, runs: "Visited", index: int) -> Draws:
+    def finish(self, problem: Problem, runs: Sampled, index: int) -> Draws:
         """Collect the chains of one seed and diagnose them.
 
         Raises:
             FitError: interrupted before the first draw.
         """
-        stand, begun = runs.run.stand, runs.begun[index]
-        if not stand.kept:
+        course, begun = runs.course, runs.prepared[index]
+        if not course.drawn:
             raise FitError(
                 "MCLMC was interrupted during its warm-up, before the first draw.", status=Status.INTERRUPTED
             )
-        kept = Kept(*(np.concatenate(parts, axis=2)[index] for parts in zip(*stand.kept, strict=True)))
+        kept = Kept(*(leaf[index] for leaf in joined(course.drawn, self.draws)))
         params = in_users_space(problem, kept.z)
         found = self._diagnosis(problem, params, kept)
-        aim = runs.run.aim
+        aim = self._aim()
         info = Info(
             status=Status.INTERRUPTED if runs.interrupted else found.status,
             method=describe(self),
             solver=f"blackjax {'adjusted ' if self.adjusted else ''}MCLMC, {aim.warmup} warm-up transitions",
             target=f"draws from the {Density(problem.model).target}",
-            num_gradients=float(kept.steps.sum()) + float(stand.spent[index]) + begun.gradients,
+            num_gradients=float(kept.steps.sum()) + float(course.known.spent[index]) + begun.gradients,
             seconds=runs.seconds + begun.seconds,
             notes=(*begun.notes, *found.notes),
             diagnostics=found.numbers | {"warmup": float(aim.warmup), "thin": float(aim.thin)},
@@ -197,15 +199,6 @@ class MCLMC:
         sound = error <= TOLERATED * self._error
         status = found.status if sound and not failed else Status.STEPS_EXHAUSTED
         return Diagnosis(numbers, status, (*_bias(error, self._error, failed), *found.notes))
-
-
-class Visited(NamedTuple):
-    """What `run` leaves for `finish`."""
-
-    run: MicrocanonicalRun
-    begun: list[Beginning]
-    interrupted: bool
-    seconds: float
 
 
 def _bias(error: float, asked: float, failed: float) -> tuple[str, ...]:

@@ -99,6 +99,15 @@ class MicrocanonicalChains:
         with jax.numpy_rank_promotion("allow"):
             return self._begin(jnp.asarray(positions, self.problem.dtype), frames, keys, self.problem.data)
 
+    def states_like(self, seeds: int, chains: int) -> ChainStates:
+        """Shapes of the states, in their structure."""
+        size, dtype = self.problem.num_params, self.problem.dtype
+        plain = jax.ShapeDtypeStruct((seeds, size), dtype)
+        positions = jax.ShapeDtypeStruct((seeds, chains, size), dtype)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (seeds, chains)))
+        with jax.numpy_rank_promotion("allow"):
+            return jax.eval_shape(self._begin, positions, Frame(plain, plain), keys, self.problem.data)
+
     def advance(
         self,
         states: ChainStates,

@@ -1,24 +1,25 @@
 """The full posterior: the No-U-Turn sampler of numpyro, started with what an optimizer knows."""
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmap.data import on_host
+from jaxmap.infer.beginning import Beginning
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
+from jaxmap.infer.chain_fit import Sampled, run_chains
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.nuts_chains import Chains, Sampler
 from jaxmap.infer.nuts_diagnosis import diagnose
 from jaxmap.infer.nuts_frame import DENSE_LEARNED_UP_TO, Frame
-from jaxmap.infer.nuts_journal import ChainJournal
-from jaxmap.infer.nuts_run import Course, Drawn, Plan, Run, gather
-from jaxmap.infer.nuts_start import Beginning, Preparation, Starter
+from jaxmap.infer.nuts_run import Drawn, NUTSRun, Plan, gather
+from jaxmap.infer.nuts_start import Starter
 from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.posteriors import is_posterior
-from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions, seeds_of
+from jaxmap.infer.problem import Problem, check_method, library_versions, seeds_of
 from jaxmap.infer.seen import as_rows, in_chains
 from jaxmap.model import Density
 from jaxmap.trees import settled, shaper, stack
@@ -77,20 +78,17 @@ class NUTS:
         """The same sampler with a start."""
         return replace(self, start=start)
 
-    def run(self, problem: Problem, seeds: Seeds) -> "Sampled":
+    def run(self, problem: Problem, seeds: Seeds) -> Sampled:
         """Run all chains of all seeds in one program, or take up the run that the problem's folder holds."""
-        journal = None if problem.folder is None else ChainJournal(problem.folder, self._identity(problem, seeds))
-        if journal is not None and journal.open():
-            run = self._planned(problem, seeds, [], journal.extra["dense"], journal)
-            course = journal.course(run.chains.states_like(seeds.count, self.chains))
-            return self._driven(run, course, [Preparation.of_plain(p) for p in journal.extra["begun"]], journal)
-        alone = replace(problem, folder=None)  # the fits that it starts with keep no journal there
-        begun = [Starter(alone, one_of(seeds, k), self.chains).begin(self.start) for k in range(seeds.count)]
-        prepared, dense = [b.preparation for b in begun], self._is_dense(problem, begun)
-        if journal is not None:
-            journal.extra = {"begun": [asdict(p) for p in prepared], "dense": dense}
-        run = self._planned(problem, seeds, begun, dense, journal)
-        return self._driven(run, run.start(), prepared, journal)
+        plan = Plan(self.warmup, self.draws * self.thin, self.target_accept_prob)
+        sampler = Sampler(self.max_tree_depth, problem.num_params <= DENSE_LEARNED_UP_TO)
+        run = NUTSRun(sampler, problem, plan, keys_of_chains(seeds, self.chains))
+        more = describe(replace(self, draws=1000))  # more draws may be asked of a run later
+        identity = {"method": more, "numpyro": library_versions()["numpyro"]}
+        return run_chains(run, problem, seeds, self._begin, identity)
+
+    def _begin(self, problem: Problem, seed: Seeds) -> Beginning:
+        return Starter(problem, seed, self.chains).begin(self.start)
 
     def seen(self, problem: Problem, found: Any, z: Any) -> np.ndarray:
         """The potential that chains begin with, as in `infer/seen.py`."""
@@ -108,33 +106,7 @@ class NUTS:
         ]
         return np.concatenate([-on_host(states.hmc.potential_energy)[0] for states in begun])[: len(rows)]
 
-    def _planned(
-        self, problem: Problem, seeds: Seeds, begun: list[Beginning], dense: bool, journal: ChainJournal | None
-    ) -> Run:
-        chains = Chains(Sampler(self.max_tree_depth, dense), problem)
-        plan = Plan(self.warmup, self.draws * self.thin, self.target_accept_prob)
-        save = _unwritten if journal is None else journal.write
-        return Run(chains, begun, keys_of_chains(seeds, self.chains), plan, save, problem.progress)
-
-    def _driven(self, run: Run, course: Course, prepared: list[Preparation], journal: ChainJournal | None) -> "Sampled":
-        watch = Stopwatch()
-        ended = run.go(course)
-        if journal is not None:
-            journal.write(course, last=True)
-        return Sampled(course, prepared, not ended, watch.seconds / len(prepared))
-
-    def _is_dense(self, problem: Problem, begun: list[Beginning]) -> bool:
-        """Frames need matrices: they are learned, or a start has one."""
-        matrices = any(candidate.frame.root.ndim == 2 for beginning in begun for candidate in beginning.candidates)
-        return matrices or problem.num_params <= DENSE_LEARNED_UP_TO
-
-    def _identity(self, problem: Problem, seeds: Seeds) -> dict[str, str]:
-        """What a run depends on; more draws may be asked of it later."""
-        key = np.asarray(jax.random.key_data(seeds.keys)).tobytes().hex()
-        same = {"method": describe(replace(self, draws=1000)), "key": key}
-        return problem.identity() | same | {name: library_versions()[name] for name in ("jax", "numpyro")}
-
-    def finish(self, problem: Problem, runs: "Sampled", index: int) -> Draws:
+    def finish(self, problem: Problem, runs: Sampled, index: int) -> Draws:
         """Collect the chains of one seed and diagnose them.
 
         Raises:
@@ -147,39 +119,21 @@ class NUTS:
         drawn = Drawn(*(leaf[index] for leaf in drawn))
         params = in_users_space(problem, drawn.z)
         found = diagnose(problem, params, drawn.z, drawn, self.max_tree_depth)
-        warmup = sum(course.windows)
+        warmup = sum(course.known.windows.tolist())
         info = Info(
             status=Status.INTERRUPTED if runs.interrupted else found.status,
             method=describe(self),
             solver=f"numpyro NUTS, vectorised chains, {warmup} warm-up steps",
             target=f"draws from the {Density(problem.model).target}",
-            num_gradients=float(drawn.steps.sum()) + float(course.spent[index]) + begun.gradients,
+            num_gradients=float(drawn.steps.sum()) + float(course.known.spent[index]) + begun.gradients,
             seconds=runs.seconds + begun.seconds,
-            notes=(*begun.said(course.chosen[index]), *found.notes),
+            notes=(*begun.said(int(course.known.chosen[index])), *found.notes),
             diagnostics=found.numbers | {"warmup": float(warmup)},
             versions=library_versions(),
         )
         stats = {"diverging": drawn.diverging > 0, "n_steps": drawn.steps}
         stats |= {"acceptance_rate": drawn.accept, "energy": drawn.energy}
         return Draws(settled(params), info, -drawn.potential, stats)
-
-
-class Sampled(NamedTuple):
-    """What `run` leaves for `finish`."""
-
-    course: Course
-    prepared: list[Preparation]
-    interrupted: bool
-    seconds: float
-
-
-def _unwritten(course: Course) -> None:
-    """Keep no journal."""
-
-
-def one_of(seeds: Seeds, index: int) -> Seeds:
-    """One of several seeds."""
-    return Seeds(seeds.keys[index : index + 1], seeds.ranks[index : index + 1])
 
 
 def keys_of_chains(seeds: Seeds, chains: int) -> Key:

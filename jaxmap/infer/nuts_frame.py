@@ -1,5 +1,6 @@
 """Frames: affine coordinates in which a sampler moves, and how they are learned from draws and gradients."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -92,6 +93,17 @@ def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
     return (vectors * np.maximum(values, np.finfo(float).tiny) ** exponent) @ vectors.T
 
 
+def stacked(frames: Sequence[Frame]) -> Frame:
+    """The frames of several seeds as one, on a leading axis, in float64."""
+    return Frame(*(np.stack([np.asarray(v, np.float64) for v in leaves]) for leaves in zip(*frames, strict=True)))
+
+
+def each_of(frames: Frame) -> list[Frame]:
+    """The inverse of `stacked`."""
+    mean, root = (np.asarray(leaf, np.float64) for leaf in frames)
+    return [Frame(m, r) for m, r in zip(mean, root, strict=True)]
+
+
 def to_device(frame: Frame, dtype: Any) -> Frame:
-    """The frame in the computing dtype."""
+    """The frame, or several that are stacked, in the computing dtype."""
     return Frame(jnp.asarray(frame.mean, dtype), jnp.asarray(frame.root, dtype))

@@ -1,7 +1,7 @@
-"""The course of a run: frames on trial, a warm-up in windows, draws; after each chunk it can be left and taken up."""
+"""The run of NUTS: frames on trial, a warm-up in windows, draws."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmap.data import on_host
-from jaxmap.infer.nuts_chains import Chains, ChainStates, Seen, step_sizes
-from jaxmap.infer.nuts_frame import Frame, learn_frame
-from jaxmap.infer.nuts_start import Beginning, Candidate
-from jaxmap.optimize import Progress
-from jaxmap.trees import stack
+from jaxmap.infer.beginning import Beginning, Candidate
+from jaxmap.infer.chain_run import DRAWING, WARM_UP, Course, Kinds, Leg, joined
+from jaxmap.infer.nuts_chains import Chains, ChainStates, Sampler, Seen, step_sizes
+from jaxmap.infer.nuts_frame import DENSE_LEARNED_UP_TO, Frame, each_of, learn_frame, stacked, to_device
+from jaxmap.infer.problem import Problem
 from jaxmap.types import Key
 
 FIRST_WINDOW = 20
@@ -46,36 +46,27 @@ class Drawn(NamedTuple):
     energy: np.ndarray
 
 
-@dataclass
-class Course:
-    """Where a run stands.
+class Known(NamedTuple):
+    """What a run has learned.
 
     Attributes:
-        states: of the chains.
-        frames: one per seed, stacked.
+        mean: of frames, (seeds, P), as the device computes with them.
+        root: of frames, (seeds, P) or (seeds, P, P).
         chosen: the number of the candidate that each seed moves in.
         windows: lengths of the warm-up's windows.
-        phase: the window, len(windows) while drawing.
-        done: transitions in this phase.
         spent: gradients of each seed, those of draws excluded.
-        learned: positions and slopes of this window, in parts.
-        drawn: draws, in parts.
     """
 
-    states: ChainStates
-    frames: Frame
-    chosen: list[int]
-    windows: tuple[int, ...]
+    mean: np.ndarray
+    root: np.ndarray
+    chosen: np.ndarray
+    windows: np.ndarray
     spent: np.ndarray
-    phase: int = 0
-    done: int = 0
-    learned: list[Seen] = field(default_factory=list)
-    drawn: list[Drawn] = field(default_factory=list)
 
     @property
-    def drawing(self) -> bool:
-        """The warm-up is over."""
-        return self.phase == len(self.windows)
+    def frames(self) -> Frame:
+        """One per seed, stacked."""
+        return Frame(self.mean, self.root)
 
 
 def windows_of(warmup: int) -> tuple[int, ...]:
@@ -103,158 +94,129 @@ class Plan:
     target: float | None = None
 
 
-class Run:
-    """The run of all chains of all seeds.
+class NUTSRun:
+    """The run of all chains of all seeds, as a `Run`: windows of a warm-up, the first of them on trial, and draws.
 
     Args:
-        chains: the compiled program.
-        beginnings: of each seed.
-        keys: of each seed's transitions, one per chain, (seeds, chains).
+        sampler: how chains move; matrices where frames have them.
+        problem: what they sample.
         plan: how long it is.
-        save: is given the course after each chunk.
-        progress: as in `Progress`.
+        keys: of each seed's transitions, one per chain, (seeds, chains).
     """
 
-    def __init__(
-        self,
-        chains: Chains,
-        beginnings: Sequence[Beginning],
-        keys: Key,
-        plan: "Plan",
-        save: Callable[[Course], None],
-        progress: bool | None,
-    ):
-        self.chains, self.beginnings, self.keys, self.plan = chains, beginnings, keys, plan
-        self.save, self.progress = save, progress
-        self.size = chains.problem.num_params
+    label = "NUTS"
+    kinds = Kinds(Known, Seen, Drawn)
+    on_trial = 1
 
-    def start(self) -> Course:
+    def __init__(self, sampler: Sampler, problem: Problem, plan: Plan, keys: Key):
+        self.sampler, self.problem, self.plan, self.keys = sampler, problem, plan, keys
+        self.size, self.dtype = problem.num_params, problem.dtype
+        self.beginnings: Sequence[Beginning] = ()
+
+    def start(self, begun: Sequence[Beginning]) -> Course:
         """All chains at their first positions, in the first candidate of each seed."""
-        chosen = [0] * len(self.beginnings)
-        return self._placed(chosen, np.zeros(len(chosen)))
+        self.beginnings = begun
+        return self._placed([0] * len(begun), np.zeros(len(begun)))
 
-    def go(self, course: Course) -> bool:
-        """Move on to the end; False where the user interrupted it."""
-        total = sum(course.windows) + self.plan.transitions
-        with Progress("NUTS", total, self.progress) as bar:
-            try:
-                while not course.drawing:
-                    self._window(course, bar)
-                self._draw(course, bar)
-            except KeyboardInterrupt:
-                return False
-        return True
+    def states_like(self) -> ChainStates:
+        """Shapes of the states."""
+        return Chains(self.sampler, self.problem).states_like(*self.keys.shape)
 
-    def _window(self, course: Course, bar: Progress) -> None:
-        """The rest of one window, and what is learned from it."""
+    def legs(self, course: Course) -> list[Leg]:
+        """The windows and the draws."""
+        return [*(Leg(int(length)) for length in course.known.windows), Leg(self.plan.transitions, doing=DRAWING)]
 
-        def look(states: ChainStates, seen: Seen) -> None:
-            course.states, course.done = states, course.done + seen.steps.shape[2]
-            course.spent = course.spent + seen.steps.sum(axis=(1, 2))
-            course.learned.append(seen)
-            bar.update(sum(course.windows[: course.phase]) + course.done, "warm-up")
-            self.save(course)
+    def advance(self, course: Course, leg: Leg, look: Callable[[ChainStates, Seen], None]) -> None:
+        """The rest of a window or of the draws."""
+        known, tunes = course.known, leg.doing == WARM_UP
+        frames = to_device(known.frames, self.dtype)
+        self._chains(known).advance(course.states, frames, leg.count - course.done, tunes, look)
 
-        left = course.windows[course.phase] - course.done
-        if left:
-            self.chains.advance(course.states, course.frames, left, True, look)
-        self._finish_window(course)
+    def noticed(self, course: Course, leg: Leg, seen: Seen) -> Course:
+        """All transitions of a chunk; what thinning leaves out is dropped when the draws are gathered."""
+        known = course.known
+        if leg.doing == WARM_UP:
+            spent = known.spent + seen.steps.sum(axis=(1, 2))
+            return replace(course, known=known._replace(spent=spent), seen=(*course.seen, seen))
+        z = _unconstrained(known.frames, seen.position).astype(self.dtype)
+        drawn = Drawn(z, seen.potential, seen.steps, seen.diverging, seen.accept, seen.energy)
+        return replace(course, drawn=(*course.drawn, drawn))
 
-    def _finish_window(self, course: Course) -> None:
-        seen = Seen(*(np.concatenate(parts, axis=2) for parts in zip(*course.learned, strict=True)))
-        course.learned, course.done = [], 0
-        if course.phase == 0:
-            failed = [self._fails(seen, course, k) for k in range(len(course.chosen))]
-            again = [
-                min(c + f, len(b.candidates) - 1)
-                for c, f, b in zip(course.chosen, failed, self.beginnings, strict=True)
-            ]
-            if again != course.chosen:
-                vars(course).update(vars(self._placed(again, course.spent)))
-                return
-        if course.phase < len(course.windows) - 1:
-            self._learn(course, seen)
-        course.phase += 1
+    def learned(self, course: Course, leg: Leg) -> Course:
+        """After the first window, whether the chains can move at all; after all but the last a frame."""
+        seen = joined(course.seen)
+        if course.leg == 0:
+            chosen = list(course.known.chosen)
+            failed = [self._fails(seen, course, k) for k in range(len(chosen))]
+            again = [min(c + f, len(b.candidates) - 1) for c, f, b in zip(chosen, failed, self.beginnings, strict=True)]
+            if again != chosen:
+                return self._placed(again, course.known.spent)
+        if course.leg < len(course.known.windows) - 1:
+            course = self._in_learned_frames(course, seen)
+        return course.after(course.known)
 
     def _fails(self, seen: Seen, course: Course, seed: int) -> bool:
         """True where the chains of a seed can hardly move in their frame."""
-        deepest = np.mean(seen.steps[seed] >= 2**self.chains.sampler.depth - 1)
+        deepest = np.mean(seen.steps[seed] >= 2**self.sampler.depth - 1)
         tiny = step_sizes(course.states)[seed] < TINY_STEP * self.size**-0.25
         return bool(np.mean(seen.diverging[seed]) > MANY or deepest > MANY or tiny)
 
-    def _learn(self, course: Course, seen: Seen) -> None:
+    def _in_learned_frames(self, course: Course, seen: Seen) -> Course:
         """Frames from the draws and gradients of a window; the chains go on in them where they are."""
-        skip = seen.steps.shape[2] // TRANSIENT
+        skip, known = seen.steps.shape[2] // TRANSIENT, course.known
         frames = []
-        z = self._unconstrained(course.frames, on_host(course.states.hmc.z))
-        for k, frame in enumerate(self._frames(course)):
+        z = _unconstrained(known.frames, on_host(course.states.hmc.z))
+        for k, frame in enumerate(each_of(known.frames)):
             x, g = (v[k, :, skip:].reshape(-1, self.size) for v in (seen.position, seen.slope))
             frames.append(learn_frame(frame, x, g))
         positions = np.stack([frame.positions(z[k]) for k, frame in enumerate(frames)])
         keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, 1)))(course.states.hmc.rng_key)
-        course.frames = self._on_device(frames)
-        course.states = self._begun(positions, course.frames, keys, course.states.tuning.target)
-        course.spent = course.spent + positions.shape[1]
+        mean, root = self._rounded(frames)
+        known = known._replace(mean=mean, root=root, spent=known.spent + positions.shape[1])
+        return replace(course, known=known, states=self._begun(positions, known, keys, course.states.tuning.target))
 
     def _placed(self, chosen: list[int], spent: np.ndarray) -> Course:
         """A course that begins with these candidates."""
         picked: list[Candidate] = [b.candidates[c] for b, c in zip(self.beginnings, chosen, strict=True)]
         warmup = self.plan.warmup or max(candidate.warmup for candidate in picked)
-        frames = [
-            c.frame if c.frame.root.ndim == 1 + self.chains.sampler.dense else c.frame.as_matrix() for c in picked
-        ]
+        frames = [c.frame if c.frame.root.ndim == 1 + self._is_dense() else c.frame.as_matrix() for c in picked]
         positions = np.stack([f.positions(c.z) for f, c in zip(frames, picked, strict=True)])
-        stacked = self._on_device(frames)
         targets = [self.plan.target or candidate.target for candidate in picked]
-        states = self._begun(positions, stacked, self.keys, targets)
-        return Course(states, stacked, chosen, windows_of(warmup), spent + positions.shape[1])
+        numbers = np.array(chosen), np.array(windows_of(warmup)), spent + positions.shape[1]
+        known = Known(*self._rounded(frames), *numbers)
+        return Course(self._begun(positions, known, self.keys, targets), known)
 
-    def _begun(self, positions: np.ndarray, frames: Frame, keys: Key, target: Any) -> ChainStates:
-        dtype = self.chains.problem.dtype
-        step = np.full(len(positions), self.size**-0.25)
-        return self.chains.begin(jnp.asarray(positions, dtype), frames, keys, step, target)
+    def _begun(self, positions: np.ndarray, known: Known, keys: Key, target: Any) -> ChainStates:
+        step, frames = np.full(len(positions), self.size**-0.25), to_device(known.frames, self.dtype)
+        return self._chains(known).begin(jnp.asarray(positions, self.dtype), frames, keys, step, target)
 
-    def _on_device(self, frames: Sequence[Frame]) -> Frame:
-        dtype = self.chains.problem.dtype
-        return stack([Frame(jnp.asarray(f.mean, dtype), jnp.asarray(f.root, dtype)) for f in frames])
+    def _is_dense(self) -> bool:
+        """Frames need matrices: they are learned, or a start has one."""
+        matrices = any(candidate.frame.root.ndim == 2 for begun in self.beginnings for candidate in begun.candidates)
+        return matrices or self.size <= DENSE_LEARNED_UP_TO
 
-    def _frames(self, course: Course) -> list[Frame]:
-        mean, root = (np.asarray(leaf, np.float64) for leaf in course.frames)
-        return [Frame(m, r) for m, r in zip(mean, root, strict=True)]
+    def _chains(self, known: Known) -> Chains:
+        return Chains(replace(self.sampler, dense=known.root.ndim == 3), self.problem)
 
-    def _unconstrained(self, frames: Frame, positions: np.ndarray) -> np.ndarray:
-        """Positions (seeds, chains, ..., P) as unconstrained vectors in float64."""
-        mean, root = (np.asarray(leaf, np.float64) for leaf in frames)
-        x = np.asarray(positions, np.float64).reshape(len(mean), -1, self.size)
-        z = mean[:, None] + (x * root[:, None] if root.ndim == 2 else x @ root.swapaxes(1, 2))
-        return z.reshape(positions.shape)
+    def _rounded(self, frames: Sequence[Frame]) -> Frame:
+        mean, root = stacked(frames)
+        return Frame(mean.astype(self.dtype), root.astype(self.dtype))
 
-    def _draw(self, course: Course, bar: Progress) -> None:
-        """The rest of the draws."""
-        begun = sum(course.windows)
 
-        def look(states: ChainStates, seen: Seen) -> None:
-            course.drawn.append(self._kept(course, seen))
-            course.states, course.done = states, course.done + seen.steps.shape[2]
-            bar.update(begun + course.done, "drawing")
-            self.save(course)
-
-        left = self.plan.transitions - course.done
-        if left > 0:
-            self.chains.advance(course.states, course.frames, left, False, look)
-
-    def _kept(self, course: Course, seen: Seen) -> Drawn:
-        """All transitions of a chunk; what thinning leaves out is dropped when the run is gathered."""
-        z = self._unconstrained(course.frames, seen.position).astype(self.chains.problem.dtype)
-        return Drawn(z, seen.potential, seen.steps, seen.diverging, seen.accept, seen.energy)
+def _unconstrained(frames: Frame, positions: np.ndarray) -> np.ndarray:
+    """Positions (seeds, chains, ..., P) as unconstrained vectors in float64."""
+    mean, root = (np.asarray(leaf, np.float64) for leaf in frames)
+    x = np.asarray(positions, np.float64).reshape(len(mean), -1, mean.shape[1])
+    z = mean[:, None] + (x * root[:, None] if root.ndim == 2 else x @ root.swapaxes(1, 2))
+    return z.reshape(positions.shape)
 
 
 def gather(drawn: Sequence[Drawn], thin: int, most: int) -> Drawn:
     """The first `most` draws as one: every `thin`-th z, potential and energy, sums of steps and divergences between."""
-    joined = Drawn(*(np.concatenate(parts, axis=2)[:, :, : most * thin] for parts in zip(*drawn, strict=True)))
+    whole = joined(drawn, most * thin)
     if thin == 1:
-        return joined
-    count = joined.steps.shape[2] // thin
-    within = [v[:, :, : count * thin].reshape(*v.shape[:2], count, thin, *v.shape[3:]) for v in joined]
+        return whole
+    count = whole.steps.shape[2] // thin
+    within = [v[:, :, : count * thin].reshape(*v.shape[:2], count, thin, *v.shape[3:]) for v in whole]
     z, potential, steps, diverging, accept, energy = within
     return Drawn(z[:, :, :, -1], potential[..., -1], steps.sum(-1), diverging.sum(-1), accept.mean(-1), energy[..., -1])

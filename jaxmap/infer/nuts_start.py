@@ -1,7 +1,7 @@
 """Where chains begin: what an optimizer knows, as frames to try, from the most to the least daring."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxmap.curvature import is_affine
+from jaxmap.infer.beginning import LONG_STEPS, ROBUST, Beginning, Candidate
 from jaxmap.infer.gaussian import GaussianPosterior
 from jaxmap.infer.ladder import FULL_UP_TO
 from jaxmap.infer.laplace import Laplace
@@ -40,79 +41,11 @@ RELEVANT = 10.0
 SHORT, MIDDLE, LONG = 120, 250, 800
 """Warm-up where importance weights vouch for the Gaussian, where they do not, and where there is none."""
 
-ROBUST, LONG_STEPS = 0.8, 0.7
-"""The acceptance to aim at. Where the density is nearly Gaussian longer steps need fewer gradients for a half turn."""
-
 SOUND = (Status.CONVERGED, Status.STEPS_EXHAUSTED)
 """How a climb ends that may have found a maximum."""
 
 ROUNDS = np.array([1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0])
 """Standard deviations at which a profile is looked at, on both sides."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A frame that chains may begin in.
-
-    Attributes:
-        name: in words.
-        frame: the coordinates.
-        z: where each chain begins, unconstrained, (chains, P).
-        warmup: transitions that it needs.
-        target: the acceptance probability that pays best.
-    """
-
-    name: str
-    frame: Frame
-    z: np.ndarray
-    warmup: int
-    target: float = ROBUST
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What a person reads of a beginning: the candidates' names, what finding them cost, and notes."""
-
-    names: tuple[str, ...]
-    gradients: float
-    seconds: float
-    notes: tuple[str, ...]
-
-    @classmethod
-    def of_plain(cls, plain: dict[str, Any]) -> "Preparation":
-        """From what JSON makes of it."""
-        return cls(tuple(plain["names"]), plain["gradients"], plain["seconds"], tuple(plain["notes"]))
-
-    def said(self, chosen: int) -> tuple[str, ...]:
-        """The notes, and which candidate was taken where there was a choice."""
-        if len(self.names) == 1:
-            return self.notes
-        failed = f"; {' and '.join(self.names[:chosen])} they could hardly move" if chosen else ""
-        return (*self.notes, f"The chains began {self.names[chosen]}{failed}.")
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """All candidates of one seed, best first, and what finding them cost."""
-
-    candidates: tuple[Candidate, ...]
-    gradients: float = 0.0
-    seconds: float = 0.0
-    notes: tuple[str, ...] = ()
-
-    @property
-    def preparation(self) -> Preparation:
-        """What is told of it."""
-        return Preparation(tuple(c.name for c in self.candidates), self.gradients, self.seconds, self.notes)
-
-    def after(self, gradients: float, seconds: float, *notes: str) -> "Beginning":
-        """The same, with what was spent and is to be said before."""
-        return replace(
-            self,
-            gradients=self.gradients + gradients,
-            seconds=self.seconds + seconds,
-            notes=(*notes, *self.notes),
-        )
 
 
 @dataclass(frozen=True)
@@ -133,13 +66,31 @@ class Starter:
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", jax.random.fold_in(self.seed.keys[0], POSITIONS))
 
+    def solve(self, source: Any, seeds: Seeds) -> list[Any]:
+        """Fit what chains begin with; a fitted posterior is taken as it is.
+
+        Raises:
+            FitError: the user interrupted it; chains from halfway there would not be those of this key.
+        """
+        found = self.problem.solve(source, seeds)
+        statuses = [fit.status if isinstance(fit, FitError) else fit.info.status for fit in found]
+        if hasattr(source, "run") and Status.INTERRUPTED in statuses:
+            raise FitError(
+                "The search for where chains begin was interrupted, before the first draw.", status=Status.INTERRUPTED
+            )
+        return found
+
     def begin(self, start: Any) -> Beginning:
-        """From a method, a fitted posterior, or by itself (None)."""
+        """From a method, a fitted posterior, or by itself (None).
+
+        Raises:
+            FitError: interrupted by the user.
+        """
         if start is None:
             return self._automatic()
-        found = self.problem.solve(start, self.seed)[0]
+        found = self.solve(start, self.seed)[0]
         if isinstance(found, FitError):
-            mode = self.problem.solve(getattr(start, "at", None) or start, self.seed)[0]
+            mode = self.solve(getattr(start, "at", None) or start, self.seed)[0]
             note = f"Started without curvature: {found}"
             if isinstance(mode, FitError):
                 return self.begin_plain().after(0.0, 0.0, note, f"Started without a mode: {mode}")
@@ -172,7 +123,7 @@ class Starter:
         if problem.num_params > AUTOMATIC_UP_TO or self.is_network():
             return self.begin_plain()
         try:
-            points = problem.solve(CLIMB, multiply(self.seed, CLIMBS if problem.model.restartable else 1))
+            points = self.solve(CLIMB, multiply(self.seed, CLIMBS if problem.model.restartable else 1))
         except (TypeError, ValueError) as error:  # a density of which no mode is to be had, such as an L1 hierarchy
             return self.begin_plain().after(0.0, 0.0, f"Started without curvature: {error}")
         found = [point for point in points if isinstance(point, Point)]
@@ -180,7 +131,7 @@ class Starter:
         good = sorted((p for p in found if p.info.status in SOUND), key=_height, reverse=True)
         if not good:
             return self.begin_plain().after(*spent, "Started without curvature: no maximum was found.")
-        gaussian = problem.solve(Laplace(good[0]), self.seed)[0]
+        gaussian = self.solve(Laplace(good[0]), self.seed)[0]
         if not isinstance(gaussian, GaussianPosterior):
             return self.begin_plain().after(*spent, f"Started without curvature: {gaussian}")
         others = [p for p in good[1:] if self._matters(p, good[0], gaussian)]

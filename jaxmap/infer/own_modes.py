@@ -6,8 +6,9 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from jaxmap.infer.beginning import Beginning, Candidate
 from jaxmap.infer.nuts_frame import Frame
-from jaxmap.infer.nuts_start import LONG, Beginning, Candidate, Starter
+from jaxmap.infer.nuts_start import LONG, Starter
 from jaxmap.infer.point import MAP
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import multiply
@@ -17,10 +18,14 @@ TO_THE_MODE = MAP(optax.adam(optax.cosine_decay_schedule(0.01, 2000)), steps=200
 
 
 def begin_at_own_modes(starter: Starter, batch_size: int | None = None) -> Beginning:
-    """One climb per chain, in plain coordinates; the chains share what was found where some climbs diverged."""
+    """One climb per chain, in plain coordinates; the chains share what was found where some climbs diverged.
+
+    Raises:
+        FitError: interrupted by the user.
+    """
     problem, chains = starter.problem, starter.chains
     climb = replace(TO_THE_MODE, batch_size=batch_size)
-    points = problem.solve(climb, multiply(starter.seed, chains))
+    points = starter.solve(climb, multiply(starter.seed, chains))
     found = [point for point in points if isinstance(point, Point)]
     if not found:
         return starter.begin_plain().after(0.0, 0.0, "Started without a mode: every climb diverged.")

@@ -1,40 +1,32 @@
 """Stochastic-gradient Hamiltonian Monte Carlo: draws for networks and data that no full gradient can be paid for."""
 
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmap.data import num_examples
+from jaxmap.infer.beginning import Beginning
 from jaxmap.infer.bootstrap import Bootstrap, Replicates
+from jaxmap.infer.chain_fit import Sampled, run_chains
+from jaxmap.infer.chain_run import joined
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.mclmc import DEEPEST, check_positive
-from jaxmap.infer.nuts import in_users_space, keys_of_chains, one_of
+from jaxmap.infer.nuts import in_users_space, keys_of_chains
 from jaxmap.infer.nuts_diagnosis import Diagnosis, Moves, diagnose
-from jaxmap.infer.nuts_frame import to_device
-from jaxmap.infer.nuts_start import AUTOMATIC_UP_TO, Beginning, Starter
+from jaxmap.infer.nuts_start import AUTOMATIC_UP_TO, Starter
 from jaxmap.infer.own_modes import begin_at_own_modes
 from jaxmap.infer.point import check_counts, describe
 from jaxmap.infer.posteriors import is_posterior
-from jaxmap.infer.problem import Problem, Stopwatch, check_method, library_versions
+from jaxmap.infer.problem import Problem, check_method, library_versions
 from jaxmap.infer.seen import as_rows
-from jaxmap.infer.sghmc_chains import Estimator, Minibatches, MovingState, Passed, StochasticChains, Tuning
+from jaxmap.infer.sghmc_chains import Estimator, Minibatches, StochasticChains
 from jaxmap.infer.sghmc_diagnosis import TOLERATED, Kept, configurational, doubts
-from jaxmap.infer.sghmc_scales import Scales, measure
-from jaxmap.optimize import Progress
-from jaxmap.trees import settled, stack
+from jaxmap.infer.sghmc_run import Itinerary, StochasticRun
+from jaxmap.trees import settled
 from jaxmap.types import FitError, Info, Method, Posterior, Seeds, Status
-
-SCALES = 4
-"""The tag folded into a key for the batches that scales are measured on."""
-
-PARTS, AT_A_TIME = 5, 5
-"""Parts of the second half of the warm-up, and steps of it between two looks."""
-
-LONGEST = 1000
-"""The most steps between draws where the number is chosen."""
 
 
 @dataclass(frozen=True)
@@ -104,23 +96,25 @@ class SGHMC:
         """What its gradients estimate, from all examples, as in `infer/seen.py`."""
         return _log_densities(problem, as_rows(z).astype(problem.dtype)[None])[0]
 
-    def run(self, problem: Problem, seeds: Seeds) -> "Wandered":
-        """Run all chains of all seeds in one program.
+    def run(self, problem: Problem, seeds: Seeds) -> Sampled:
+        """Run all chains of all seeds in one program, or take up the run that the problem's folder holds.
 
         Raises:
-            ValueError: a model without examples, or batches larger than the data.
+            ValueError: a model without examples, batches larger than the data, or a folder that holds another run.
         """
         if problem.data is None:
             raise ValueError("Expected data with examples, to draw minibatches of; got None. Use jm.NUTS().")
         n = num_examples(problem.data)
         if self.batch_size is not None and self.batch_size > n:
             raise ValueError(f"Expected batch_size of at most the {n} examples; got {self.batch_size}.")
-        begun = [self._begin(problem, one_of(seeds, k)) for k in range(seeds.count)]
-        watch = Stopwatch()
-        z = np.stack([beginning.candidates[0].z for beginning in begun])
-        wandering = _Wandering(self, problem, seeds, z)
-        ended = wandering.go()
-        return Wandered(wandering, begun, not ended, watch.seconds / seeds.count)
+        chains = StochasticChains(Minibatches(self.batch_size, self.temperature), problem)
+        run = StochasticRun(chains, self._itinerary(), seeds, keys_of_chains(seeds, self.chains))
+        # More draws may be asked of a run later, but for cycles, whose lengths they set.
+        more = self if self.cycles > 1 else replace(self, draws=200)
+        return run_chains(run, problem, seeds, self._begin, {"method": describe(more)})
+
+    def _itinerary(self) -> Itinerary:
+        return Itinerary(**{field.name: getattr(self, field.name) for field in fields(Itinerary)})
 
     def _begin(self, problem: Problem, seed: Seeds) -> Beginning:
         starter = Starter(problem, seed, self.chains)
@@ -129,31 +123,33 @@ class SGHMC:
             return starter.begin(self.start)
         return begin_at_own_modes(starter, self.batch_size)
 
-    def finish(self, problem: Problem, runs: "Wandered", index: int) -> Draws:
+    def finish(self, problem: Problem, runs: Sampled, index: int) -> Draws:
         """Collect the chains of one seed and diagnose them.
 
         Raises:
             FitError: interrupted before the first draw, or every step failed.
         """
-        wandering, begun = runs.wandering, runs.begun[index]
-        if not wandering.kept:
+        course, begun = runs.course, runs.prepared[index]
+        if not course.drawn:
             raise FitError(
                 "SGHMC was interrupted during its warm-up, before the first draw.", status=Status.INTERRUPTED
             )
-        kept = Kept(*(np.concatenate(parts, axis=2)[index] for parts in zip(*wandering.kept, strict=True)))
-        params, tuning = in_users_space(problem, kept.z), wandering.scales[index].tuning
-        found = self._diagnosis(problem, params, kept, wandering.thin)
+        kept = Kept(*(leaf[index] for leaf in joined(course.drawn, self.draws)))
+        params, known = in_users_space(problem, kept.z), course.known
+        thin, warmup = int(known.thin), int(known.warmup)
+        found = self._diagnosis(problem, params, kept, thin)
         size = self.batch_size or problem.num_examples
+        steps = self.chains * (int(known.moved) + thin * kept.z.shape[1])
         info = Info(
             status=Status.INTERRUPTED if runs.interrupted else found.status,
             method=describe(self),
-            solver=f"SGHMC, {wandering.warmup} warm-up steps, batches of {size}",
+            solver=f"SGHMC, {warmup} warm-up steps, batches of {size}",
             target=_target(self.temperature),
-            num_gradients=float(wandering.spent[index]) + begun.gradients,
+            num_gradients=float(known.spent[index]) + steps * size / problem.num_examples + begun.gradients,
             seconds=runs.seconds + begun.seconds,
             notes=(*begun.notes, *found.notes),
             diagnostics=found.numbers
-            | {"warmup": float(wandering.warmup), "thin": float(wandering.thin), "step_size": tuning.step},
+            | {"warmup": float(warmup), "thin": float(thin), "step_size": float(known.step[index])},
             versions=library_versions(),
         )
         return Draws(settled(params), info, _log_densities(problem, kept.z))
@@ -171,108 +167,6 @@ class SGHMC:
         sound = abs(kinetic - 1) <= TOLERATED and not kept.failed.any()
         status = found.status if sound else Status.STEPS_EXHAUSTED
         return Diagnosis(numbers, status, (*doubts(kinetic, float(kept.failed.sum())), *found.notes))
-
-
-class Wandered(NamedTuple):
-    """What `run` leaves for `finish`."""
-
-    wandering: "_Wandering"
-    begun: list[Beginning]
-    interrupted: bool
-    seconds: float
-
-
-@dataclass
-class _Wandering:
-    """The course of the chains: half of the warm-up, scales measured again, the other half to hear the noise, draws."""
-
-    method: SGHMC
-    problem: Problem
-    seeds: Seeds
-    z: np.ndarray
-    kept: list[Kept] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        minibatches = Minibatches(self.method.batch_size, self.method.temperature)
-        self.chains = StochasticChains(minibatches, self.problem)
-        self.spent, self.warmth = np.zeros(self.seeds.count), []
-        self.keys = keys_of_chains(self.seeds, self.method.chains)
-        self._measure(0)
-        self.thin = self.method.thin or min(max(s.forgetting for s in self.scales), LONGEST)
-        self.warmup = self.method.warmup or max(500, 20 * self.thin)
-
-    def go(self) -> bool:
-        """Move on to the end; False where the user interrupted it."""
-        draws, cycles = self.method.draws, self.method.cycles
-        groups = [len(part) for part in np.array_split(np.arange(draws), cycles)]
-        half, thin = self.warmup // 2, self.thin
-        wide = [max(1, group // 2) for group in groups[1:]]
-        with Progress("SGHMC", self.warmup + thin * (draws + sum(wide)), self.problem.progress) as self.bar:
-            self.passed = 0
-            try:
-                if half:
-                    self._run_up(half)
-                self._measure(1)
-                self._listen(self.warmup - half)
-                for k, group in enumerate(groups):
-                    if k:
-                        self._move(wide[k - 1], thin, wide=True)
-                    self._move(group, thin, keep=True)
-            except KeyboardInterrupt:
-                return False
-        return True
-
-    def _measure(self, number: int) -> None:
-        """Scales at the chains' places; they go on from there, at rest."""
-        method = self.method
-        keys = [jax.random.fold_in(jax.random.fold_in(key, SCALES), number) for key in self.seeds.keys]
-        options = method.batch_size, method.temperature, method.momentum, method.step_size
-        self.scales: list[Scales] = [
-            measure(key, self.problem, z, *options) for key, z in zip(keys, self.z, strict=True)
-        ]
-        self.spent = self.spent + [s.gradients for s in self.scales]
-        positions = np.stack([s.frame.positions(z) for s, z in zip(self.scales, self.z, strict=True)])
-        keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, number)))(self.keys)
-        self.state = self.chains.begin(positions, keys)
-
-    def _listen(self, steps: int) -> None:
-        """Move in parts, after each of which the gradients' noise is corrected by how warm the momenta were."""
-        method = self.method
-        for k, part in enumerate(np.array_split(np.arange(steps), min(PARTS, steps))):
-            warmth = self._run_up(len(part))
-            self.scales = [
-                s.heard(kinetic, method.temperature, 1 / (k + 1), fixed=method.step_size is not None)
-                for s, kinetic in zip(self.scales, warmth, strict=True)
-            ]
-
-    def _run_up(self, steps: int) -> np.ndarray:
-        """Move and keep nothing; the mean kinetic temperature of each seed, that of the first steps left out."""
-        self.warmth = []
-        whole, rest = divmod(steps, AT_A_TIME)
-        for count, thin in ((whole, AT_A_TIME), (1, rest)):
-            if count and thin:
-                self._move(count, thin)
-        seen = np.concatenate(self.warmth, axis=2)
-        return seen[:, :, seen.shape[2] // 4 :].mean(axis=(1, 2), dtype=np.float64)
-
-    def _move(self, count: int, thin: int, *, keep: bool = False, wide: bool = False) -> None:
-        frames = [s.frame for s in self.scales]
-        dtype, share = self.problem.dtype, (self.method.batch_size or self.problem.num_examples)
-
-        def look(state: MovingState, seen: Passed) -> None:
-            self.state = state
-            z = np.stack([f.vectors(x) for f, x in zip(frames, seen.position, strict=True)])
-            self.z, steps = z[:, :, -1], thin * z.shape[2]
-            self.spent = self.spent + self.method.chains * steps * share / self.problem.num_examples
-            self.passed += steps
-            self.warmth.append(seen.kinetic)
-            if keep:
-                self.kept.append(Kept(z.astype(dtype), *seen))
-            self.bar.update(self.passed, "drawing" if keep else "moving on" if wide else "warm-up")
-
-        on_device = stack([to_device(f, dtype) for f in frames])
-        tuning = stack([Tuning(*(jnp.asarray(leaf, dtype) for leaf in s.tuning)) for s in self.scales])
-        self.chains.advance(self.state, on_device, tuning, count, thin, look, wide=wide)
 
 
 def _log_densities(problem: Problem, z: np.ndarray) -> np.ndarray:

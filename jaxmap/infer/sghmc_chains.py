@@ -47,6 +47,24 @@ class MovingState(NamedTuple):
     made: Any
 
 
+class Stretch(NamedTuple):
+    """Where on a stretch of the way chains are.
+
+    Attributes:
+        first: steps made of it before.
+        each: one over all of its steps.
+        wide: one where steps begin twice as long and shrink to h, by half a cosine; else zero.
+    """
+
+    first: Any
+    each: Any
+    wide: Any
+
+    def widening(self, made: Any) -> Any:
+        """What h is multiplied by; a function of the number of the step alone, however the steps come in chunks."""
+        return 1.0 + self.wide * 0.5 * (1.0 + jnp.cos(jnp.pi * (self.each * (self.first + made))))
+
+
 class Passed(NamedTuple):
     """What chains saw since the position kept before: arrays (seeds, chains, positions, ...).
 
@@ -99,10 +117,16 @@ class StochasticChains:
         program = problem.model.programs.jitted(("sghmc", minibatches, problem.dtype), walk.advance)
         self._advance = program if minibatches.size is None else as_configured(program)
 
-    def begin(self, positions: np.ndarray, keys: Key) -> MovingState:
+    def begin(self, positions: Any, keys: Key) -> MovingState:
         """At rest, at positions (seeds, chains, P)."""
         here = jnp.asarray(positions, self.problem.dtype)
         return MovingState(here, jnp.zeros_like(here), keys, jnp.zeros(keys.shape, jnp.int32))
+
+    def states_like(self, seeds: int, chains: int) -> MovingState:
+        """Shapes of the states, in their structure."""
+        positions = jax.ShapeDtypeStruct((seeds, chains, self.problem.num_params), self.problem.dtype)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (seeds, chains)))
+        return jax.eval_shape(self.begin, positions, keys)
 
     def advance(
         self,
@@ -113,19 +137,20 @@ class StochasticChains:
         thin: int,
         look: Callable[[MovingState, Passed], None],
         *,
+        done: int = 0,
         wide: bool = False,
     ) -> MovingState:
-        """Keep `count` positions, each after `thin` steps; `look` sees each chunk, and may raise.
+        """Keep `count` positions, each after `thin` steps, but for those `done` before; `look` sees each chunk.
 
-        Where `wide`, the steps begin twice as long and shrink to h over the call, by half a cosine.
+        Where `wide`, the steps begin twice as long and shrink to h over the count, by half a cosine.
         """
-        done, size = 0, 1
-        total = float(count * thin)
+        size, dtype = 1, self.problem.dtype
+        each, bent = jnp.asarray(1 / (count * thin), dtype), jnp.asarray(float(wide), dtype)
         while done < count:
             watch, size = Stopwatch(), min(size, count - done, CHUNK)
-            share = jnp.asarray([done * thin / total, 1 / total, float(wide)], self.problem.dtype)
+            stretch = Stretch(jnp.asarray(done * thin, jnp.int32), each, bent)
             with jax.numpy_rank_promotion("allow"):
-                state, seen = self._advance(state, frames, tuning, self.problem.data, share, size, thin)
+                state, seen = self._advance(state, frames, tuning, self.problem.data, stretch, size, thin)
             kept = Passed(*(np.asarray(leaf[:, :, :size]) for leaf in seen))
             done += size
             look(state, kept)
@@ -173,15 +198,15 @@ class _Walk:
     minibatches: Minibatches
 
     def advance(
-        self, state: MovingState, frames: Frame, tuning: Tuning, data: Any, share: Any, count: Any, thin: Any
+        self, state: MovingState, frames: Frame, tuning: Tuning, data: Any, stretch: Stretch, count: Any, thin: Any
     ) -> Any:
         def of_seed(state: MovingState, tuning: Tuning, frame: Frame) -> Any:
-            return over_chains(lambda s: self.travel(s, tuning, frame, data, share, count, thin))(state)
+            return over_chains(lambda s: self.travel(s, tuning, frame, data, stretch, count, thin))(state)
 
         return over_chains(of_seed)(state, tuning, frames)
 
     def travel(
-        self, state: MovingState, tuning: Tuning, frame: Frame, data: Any, share: Any, count: Any, thin: Any
+        self, state: MovingState, tuning: Tuning, frame: Frame, data: Any, stretch: Stretch, count: Any, thin: Any
     ) -> Any:
         """One chain; what is kept is where it is before the last step, at which the gradient was taken."""
         zero, like = jnp.zeros((), state.position.dtype), state.position
@@ -190,8 +215,7 @@ class _Walk:
         def keep(i: Any, carry: Any) -> Any:
             def move(j: Any, carry: Any) -> Any:
                 state, seen = carry
-                widening = 1.0 + share[2] * 0.5 * (1.0 + jnp.cos(jnp.pi * (share[0] + share[1] * (i * thin + j))))
-                new, g, kinetic, failed = self.step(state, frame, tuning, data, widening)
+                new, g, kinetic, failed = self.step(state, frame, tuning, data, stretch.widening(i * thin + j))
                 return new, Passed(state.position, g, seen.kinetic + kinetic / thin, seen.failed + failed)
 
             state, kept = carry

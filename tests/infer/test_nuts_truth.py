@@ -18,10 +18,11 @@ from scipy import stats
 import jaxmap as jm
 from experiments import map_warms_up_nuts, posterior_moments, posteriordb
 from jaxmap import Status
-from jaxmap.infer.nuts_chains import Chains, Sampler
+from jaxmap.infer.beginning import Beginning, Candidate
+from jaxmap.infer.chain_run import Journey
+from jaxmap.infer.nuts_chains import Sampler
 from jaxmap.infer.nuts_frame import Frame
-from jaxmap.infer.nuts_run import Plan, Run, gather
-from jaxmap.infer.nuts_start import Beginning, Candidate
+from jaxmap.infer.nuts_run import NUTSRun, Plan, gather
 from jaxmap.infer.problem import Problem
 from jaxmap.model import Space
 from jaxmap.statistics import ess_bulk, rhat
@@ -133,14 +134,14 @@ def ranks(model, simulate):
     every = (jnp.broadcast_to(X, (REPLICATIONS, *X.shape)), jnp.asarray(np.stack(targets), jnp.float32))
     size = problem.num_params
     plain = Candidate("", Frame(np.zeros(size), np.ones(size)), np.zeros((1, size)), 300)
-    chains = Chains(Sampler(6, True, replicated=True), Problem(model, every, problem.dtype))
+    sampler, replicated = Sampler(6, True, replicated=True), Problem(model, every, problem.dtype, False)
     keys = jax.random.split(KEY, (REPLICATIONS, 1))
     thin = 4
     plan = Plan(300, thin * (RANKS - 1))
-    run = Run(chains, [Beginning((plain,))] * REPLICATIONS, keys, plan, lambda course: None, False)
-    course = run.start()
-    assert run.go(course)
-    z = gather(course.drawn, thin, RANKS - 1).z[:, 0]
+    run = NUTSRun(sampler, replicated, plan, keys)
+    journey = Journey(run, run.start([Beginning((plain,))] * REPLICATIONS), lambda course: None, False)
+    assert journey.go()
+    z = gather(journey.course.drawn, thin, RANKS - 1).z[:, 0]
     unconstrain = model.space.unconstrain
     own = [
         np.concatenate([np.ravel(v) for v in jax.tree.leaves(unconstrain(jax.tree.map(jnp.asarray, t)))])

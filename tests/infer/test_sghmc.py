@@ -10,7 +10,7 @@ from numpyro.distributions import constraints
 from scipy import stats
 
 import jaxmap as jm
-from jaxmap.infer import sghmc as module
+from jaxmap.infer import sghmc_run as module
 from jaxmap.model.tabular import Perceptron
 from jaxmap.optimize import Progress
 from jaxmap.types import Status
