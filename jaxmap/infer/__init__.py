@@ -19,6 +19,7 @@ from jaxmap.infer.climb_journal import ClimbJournal
 from jaxmap.infer.judged import Judged, judge_at
 from jaxmap.infer.diverged import failure
 from jaxmap.infer.held_out import by_held_out
+from jaxmap.infer.another_way import climbed_another_way
 from jaxmap.infer.given import Given
 from jaxmap.infer.point import MAP, MLE
 from jaxmap.infer.family import template

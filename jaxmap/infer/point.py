@@ -7,22 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmap.curvature import examples_at_a_time, has_outputs
+from jaxmap.curvature import examples_at_a_time
 from jaxmap.data import num_examples
+from jaxmap.infer.another_way import climbed_another_way
 from jaxmap.infer.climb_journal import ClimbJournal
 from jaxmap.infer.diverged import failure
 from jaxmap.infer.held_out import by_held_out
-from jaxmap.infer.judged import ENDS, Climbs, Judged, judge, tell_apart, with_rows
+from jaxmap.infer.judged import ENDS, Climbs, judge, tell_apart
 from jaxmap.infer.posteriors import Point
 from jaxmap.infer.problem import Problem, Stopwatch, library_versions, multiply
 from jaxmap.infer.seen import by_objective
 from jaxmap.model import Density
 from jaxmap.optimize import (
-    LBFGS,
     Budget,
     FirstOrder,
     Monitor,
-    Newton,
     Solver,
     Task,
     choose_solver,
@@ -142,7 +141,7 @@ class MAP:
             row: judge(density, problem, runs, row) for row in rows if runs.ascent.codes[row] != Status.DIVERGED.code
         }
         if self.monitor is None and not any(ended.info.status in ENDS for ended in found.values()):
-            runs, found = self.again(problem, density, runs, rows, found)
+            runs, found = climbed_another_way(self, problem, density, runs, rows, found)
         if not found:
             raise failure(describe(self), problem, density, runs, rows[0], self.batch_size)
         watched = runs.ascent.watched
@@ -169,43 +168,6 @@ class MAP:
         return Point(
             mode, info, settled(z), density.prior, density.jacobian, problem=None if problem.streamed else problem
         )
-
-    def again(
-        self, problem: Problem, density: Density, runs: "Climbs", rows: range, found: dict[int, "Judged"]
-    ) -> tuple["Climbs", dict[int, "Judged"]]:
-        """Climb from the same starts by another way, where Newton led to no maximum; keep it where it is better."""
-        tried = runs.solver
-        stopped = any(ended.info.status is Status.INTERRUPTED for ended in found.values())
-        solver = None if stopped or not isinstance(tried, Newton) else self.second(tried, problem, found)
-        if solver is None:
-            return runs, found
-        here = np.asarray(rows)
-        budget = Budget(solver.steps, None, problem.progress)
-        starts, keys = take(runs.starts, here), runs.keys[here]
-        ascent = maximize(density, problem.data, starts, keys, solver, budget, type(self).__name__)
-        ascent = ascent._replace(gradients=ascent.gradients + runs.ascent.gradients[here])
-        second = runs._replace(ascent=ascent, description=f"{solver.name}, after {tried.name}")
-        alive = [k for k in range(len(rows)) if ascent.codes[k] != Status.DIVERGED.code]
-        ends = {k: judge(density, problem, second, k) for k in alive}
-        before = max((ended.value for ended in found.values()), default=-np.inf)
-        flat = all(ended.info.status is Status.NOT_A_MAXIMUM for ended in found.values())
-        if not any(
-            ended.value > before + 0.5 or (flat and ended.info.status in ENDS and ended.value > before - 1e-3)
-            for ended in ends.values()
-        ):
-            return runs, found
-        merged = with_rows(runs.ascent, here, ascent)
-        return second._replace(ascent=merged), {rows[k]: ended for k, ended in ends.items()}
-
-    def second(self, tried: Newton, problem: Problem, found: dict[int, "Judged"]) -> Solver | None:
-        """The other way: Gauss-Newton where there are outputs, L-BFGS where the Hessian vanishes, else none."""
-        if self.solver is not None and tried.curvature is not None:
-            return None
-        if has_outputs(problem.model, problem.sample):
-            return replace(tried, curvature="ggn", lazy=False) if tried.curvature is None else None
-        ends = [ended.info.certificate for ended in found.values() if ended.info.certificate is not None]
-        vanished = [end.decrement == 0.0 and end.gradient > VANISHED for end in ends]
-        return LBFGS() if any(vanished) else None
 
 
 @dataclass(frozen=True)
@@ -254,10 +216,6 @@ def continued(method: MAP, problem: Problem, z: Any) -> Point:
 
 DATA_ORDER = 1
 """The tag folded into a key for the order of minibatches."""
-
-
-VANISHED = 1e-9
-"""A scaled gradient above this, beside a Hessian of zeros, belongs to a density of straight pieces."""
 
 
 def prior_only(problem: Problem, density: Density) -> list[str]:

@@ -7,9 +7,17 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from jaxmap.data import Scaling
-from jaxmap.model.likelihoods import Bernoulli, Categorical, NegativeBinomial, Poisson, affine, as_likelihood
+from jaxmap.model.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Likelihood,
+    NegativeBinomial,
+    Poisson,
+    affine,
+    as_likelihood,
+)
 from jaxmap.model.model import Model
-from jaxmap.model.networks import as_network
+from jaxmap.model.networks import Network, as_network
 from jaxmap.model.prior import Prior
 from jaxmap.model.rules import flat
 from jaxmap.model.training import TRAINING, in_training_mode
@@ -79,63 +87,88 @@ def supervised(
             "Use jm.standardize(train, target=False)."
         )
     prior = Prior(flat) if prior is None else prior if isinstance(prior, Prior) else Prior(prior)
-    learned = emit.learned()
-    begun = {name: slot.start() for name, slot in learned.items()}
-    priors = {name: slot.prior for name, slot in learned.items()}
+    made = _Supervised(net, emit, scaling)
+    rules = {"network": prior, **({"state": Prior(flat)} if net.stateful else {}), **made.priors()}
+    return Model(
+        log_likelihood=made.log_likelihood,
+        init=made.init,
+        log_prior=Prior(rules) if len(rules) > 1 else prior,
+        observe=made.observe,
+        apply=made.apply,
+        outputs=made.outputs,
+        emission=made.emission,
+        restartable=net.fresh,
+        concave=emit.concave,
+        train=None if net.train is None else made.train,
+    )
 
-    def parts(params: Params) -> tuple[Params, dict[str, Any]]:
-        own = params if net.stateful or not learned else params["network"]
-        return own, params["likelihood"] if learned else {}
 
-    def init(key: Key) -> Params:
-        weights = net.init(key)
-        if not learned:
+class _Supervised:
+    """The functions of a model y ~ likelihood(network(x)).
+
+    Args:
+        net: the network; its parameters stand alone, or under "network" where the likelihood has some too.
+        emit: (outputs, values of the likelihood's parameters) -> distribution.
+        scaling: of raw data, or None.
+    """
+
+    def __init__(self, net: Network, emit: Likelihood, scaling: Scaling | None):
+        self.net, self.emit, self.scaling, self.learned = net, emit, scaling, emit.learned()
+
+    def priors(self) -> dict[str, Any]:
+        """The rules of the likelihood's parameters, if it has any."""
+        found = {name: slot.prior for name, slot in self.learned.items()}
+        return {"likelihood": found} if found else {}
+
+    def init(self, key: Key) -> Params:
+        weights = self.net.init(key)
+        if not self.learned:
             return weights
-        return (weights if net.stateful else {"network": weights}) | {"likelihood": begun}
+        begun = {name: slot.start() for name, slot in self.learned.items()}
+        return (weights if self.net.stateful else {"network": weights}) | {"likelihood": begun}
 
-    def train(params: Params, key: Key, batch: Data) -> tuple[Float[Array, " n"], Any]:
-        x, y = batch
-        made, moved = net.train(parts(params)[0], x if scaling is None else scaling.inputs(x), key)  # type: ignore[misc]
-        distribution = emission(made, parts(params)[1])
-        check_target(distribution, y)
-        return jnp.asarray(distribution.log_prob(y)), moved
+    def weights(self, params: Params) -> Params:
+        """The network's part of the parameters."""
+        return params if self.net.stateful or not self.learned else params["network"]
 
-    def apply(params: Params, x: Any) -> Any:
-        return net.apply(parts(params)[0], x if scaling is None else scaling.inputs(x))
+    def values(self, params: Params) -> dict[str, Any]:
+        """The likelihood's part of the parameters."""
+        return params["likelihood"] if self.learned else {}
 
-    def outputs(params: Params, x: Any) -> tuple[Any, dict[str, Any]]:
-        return apply(params, x), parts(params)[1]
+    def inputs(self, x: Any) -> Any:
+        """What the network takes."""
+        return x if self.scaling is None else self.scaling.inputs(x)
 
-    def emission(made: Any, values: dict[str, Any]) -> Distribution:
-        distribution = emit(made, values)
+    def apply(self, params: Params, x: Any) -> Any:
+        return self.net.apply(self.weights(params), self.inputs(x))
+
+    def outputs(self, params: Params, x: Any) -> tuple[Any, dict[str, Any]]:
+        return self.apply(params, x), self.values(params)
+
+    def emission(self, made: Any, values: dict[str, Any]) -> Distribution:
+        distribution, scaling = self.emit(made, values), self.scaling
         if scaling is None or scaling.y_shift is None:
             return distribution
         dtype = jnp.result_type(made)
         return affine(distribution, scaling.y_shift.astype(dtype), scaling.y_scale.astype(dtype))  # type: ignore[union-attr]
 
-    def log_likelihood(params: Params, batch: Data) -> Float[Array, " n"]:
-        x, y = batch
-        distribution = emission(*outputs(params, x))
-        check_target(distribution, y)
-        return jnp.asarray(distribution.log_prob(y))
+    def observe(self, params: Params, x: Any) -> Distribution:
+        return self.emission(*self.outputs(params, x))
 
-    rules = {
-        "network": prior,
-        **({"state": Prior(flat)} if net.stateful else {}),
-        **({"likelihood": priors} if learned else {}),
-    }
-    return Model(
-        log_likelihood=log_likelihood,
-        init=init,
-        log_prior=Prior(rules) if len(rules) > 1 else prior,
-        observe=lambda params, x: emission(*outputs(params, x)),
-        apply=apply,
-        outputs=outputs,
-        emission=emission,
-        restartable=net.fresh,
-        concave=emit.concave,
-        train=None if net.train is None else train,
-    )
+    def log_likelihood(self, params: Params, batch: Data) -> Float[Array, " n"]:
+        x, y = batch
+        return _log_prob(self.observe(params, x), y)
+
+    def train(self, params: Params, key: Key, batch: Data) -> tuple[Float[Array, " n"], Any]:
+        """The log-likelihood in training mode, and the batch statistics moved on."""
+        x, y = batch
+        made, moved = self.net.train(self.weights(params), self.inputs(x), key)  # type: ignore[misc]
+        return _log_prob(self.emission(made, self.values(params)), y), moved
+
+
+def _log_prob(distribution: Distribution, y: Any) -> Float[Array, " n"]:
+    check_target(distribution, y)
+    return jnp.asarray(distribution.log_prob(y))
 
 
 def check_target(distribution: Distribution, y: Any) -> None:
