@@ -29,6 +29,7 @@ def name_of(page: Path) -> str:
 RUNNING = [page for page in PAGES if blocks(page) and page.stem not in OWN_PROCESS]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 @pytest.mark.usefixtures("unchecked", "rank_promotion")
 @pytest.mark.parametrize("page", RUNNING, ids=name_of)

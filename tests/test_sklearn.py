@@ -113,6 +113,7 @@ def test_the_noise_is_the_one_of_the_largest_evidence(noise):
     np.testing.assert_allclose(ours.noise_, best * target.std(), rtol=0.03)
 
 
+@pytest.mark.slow
 def test_the_noise_of_a_network_does_not_vanish():
     """Fifty units can pass through all forty points: the mode of weights and noise together then has none."""
     ours = BayesRegressor(random_state=0).fit(X, Y)

@@ -152,6 +152,7 @@ def test_another_mode_that_predicts_otherwise_needs_full_bayes():
     assert alone.numbers["loss"] < audit.numbers["loss"]
 
 
+@pytest.mark.slow
 def test_of_a_network_that_no_weights_can_correct_the_outputs_are_drawn():
     rng = np.random.default_rng(1)
     x = rng.normal(size=(40, 2))

@@ -53,7 +53,7 @@ def rows(comparison):
     return {row["method"]: row for row in comparison.same_target}
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("precision", [pytest.param("float64", marks=pytest.mark.slow), "float32"])
 def test_all_methods_see_one_density(precision):
     methods = {"MAP": jm.MAP(), "NUTS": SAMPLERS["NUTS"]} if precision == "float32" else EVERY
     comparison = compared(methods, precision)

@@ -115,7 +115,14 @@ AUDIT = textwrap.dedent(
 )
 
 
-@pytest.mark.parametrize("program", [PREDICTIONS, COMPARISON, AUDIT], ids=["predictions", "comparison", "audit"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(PREDICTIONS, id="predictions"),
+        pytest.param(COMPARISON, id="comparison", marks=pytest.mark.slow),
+        pytest.param(AUDIT, id="audit", marks=pytest.mark.slow),
+    ],
+)
 def test_a_mesh_changes_nothing_but_where_things_are_computed(program):
     found = run(PROGRAM + program)
     assert found.returncode == 0, found.stderr

@@ -169,6 +169,7 @@ def test_options_from_a_file_lose_against_the_command_line(sales, capsys):
     assert (first.config["method"], second.config["method"]) == ("MAP", "MLE")
 
 
+@pytest.mark.slow
 def test_audit(sales, capsys):
     assert run("fit", sales, *options("price"), "--save", "model") == 0
     assert run("audit", "model", "--out", "audit.json") == 0

@@ -17,6 +17,7 @@ def record(folder):
     return experiment.run(experiment.Config(**experiment.TINY, folder=str(folder)))
 
 
+@pytest.mark.slow
 def test_every_case_is_audited_and_sampled(record):
     assert [row["case"] for row in record.rows] == ["linear n=10 d=1 prior=1"] * 2
     for row in record.rows:
@@ -26,6 +27,7 @@ def test_every_case_is_audited_and_sampled(record):
     assert "tuned: 2 cases" in record.notes[0]
 
 
+@pytest.mark.slow
 def test_a_second_run_takes_up_what_is_there(record, folder):
     kept = sorted(folder.glob("*.json"))
     assert len(kept) == 2

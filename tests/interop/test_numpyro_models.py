@@ -290,6 +290,7 @@ def test_a_model_is_compared_on_test_data(key):
     assert all(np.isfinite(row["lppd"]) for row in table.rows)
 
 
+@pytest.mark.slow
 def test_nuts_on_eight_schools(key):
     model, data = jm.from_numpyro(eight_schools, 8, ERRORS, EFFECTS)
     posterior = jm.fit(key, model, data, jm.NUTS(chains=4, warmup=300, draws=300))
