@@ -59,10 +59,10 @@ class Record:
         config = {"experiment": type(self.config).__module__, **asdict(self.config)}
         content = {"title": self.title, "config": config, "rows": self.rows, "notes": self.notes}
         content |= {"differences": self.differences(), "versions": library_versions()}
-        picture = io.BytesIO()
-        self.figure().savefig(picture, dpi=160, format="png")
         write_atomically(folder / "record.json", json.dumps(content, indent=2).encode())
         write_atomically(folder / "table.txt", f"{self}\n".encode())
+        picture = io.BytesIO()
+        self.figure().savefig(picture, dpi=160, format="png")  # last: what fails here has cost no numbers
         write_atomically(folder / "figure.png", picture.getvalue())
         return folder
 
