@@ -223,7 +223,8 @@ def draw(rows: list[dict[str, Any]], config: Config) -> Any:
                 row["CPU s"], row["lppd"], np.nan_to_num(row["se"]), fmt="o", ms=7, color=color(i), label=row["method"]
             )
         low = [row["lppd"] for row in rows if row["data"] == name and np.isfinite(row["lppd"])]
-        axis.set(xscale="log", xlabel="CPU seconds", ylabel="test lppd, nats")
+        axis.set(xscale="log", xlabel="CPU seconds", ylabel="test lppd, nats", xlim=(1, 1000))
+        axis.tick_params(axis="x", which="minor", labelbottom=False)
         axis.set_ylim(max(min(low), max(low) - 2.0) - 0.1, max(low) + 0.2)  # a worse method lies below the panel
     axes[0].legend(fontsize=8, frameon=False)
     return figure
