@@ -114,6 +114,7 @@ class _Supervised:
 
     def __init__(self, net: Network, emit: Likelihood, scaling: Scaling | None):
         self.net, self.emit, self.scaling, self.learned = net, emit, scaling, emit.learned()
+        self.begun = {name: slot.start() for name, slot in self.learned.items()}  # once, and not in a trace
 
     def priors(self) -> dict[str, Any]:
         """The rules of the likelihood's parameters, if it has any."""
@@ -124,8 +125,7 @@ class _Supervised:
         weights = self.net.init(key)
         if not self.learned:
             return weights
-        begun = {name: slot.start() for name, slot in self.learned.items()}
-        return (weights if self.net.stateful else {"network": weights}) | {"likelihood": begun}
+        return (weights if self.net.stateful else {"network": weights}) | {"likelihood": self.begun}
 
     def weights(self, params: Params) -> Params:
         """The network's part of the parameters."""

@@ -235,7 +235,7 @@ def test_a_soft_threshold_of_the_other_sign_fails(solver, monkeypatch):
 
 def _with_kinks(monkeypatch, seen):
     """What a certificate takes the kinks for, in its slope and in its walks."""
-    for name in ("slope", "certificate"):
+    for name in ("slope", "nearby"):
         monkeypatch.setattr(importlib.import_module(f"jaxmap.optimize.{name}"), "flat_kinks", seen)
 
 
