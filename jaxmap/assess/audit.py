@@ -274,19 +274,21 @@ def _alike(a: np.ndarray, b: np.ndarray) -> bool:
 def _judge(
     first: Finding, cost: Price, stand: StandIn, apart: float, modes: _Modes, severity: float
 ) -> tuple[Verdict, tuple[str, ...]]:
-    """The verdict and why."""
-    reasons = [look.loss(cost).sentence]
-    gap = look.coverage(cost)
-    reasons += [gap.sentence] if gap is not None else []
-    if first.concern is Concern.SERIOUS:
-        reasons.insert(0, first.sentence)
+    """The verdict and why, what weighs most first."""
+    gap, serious = look.coverage(cost), first.concern is Concern.SERIOUS
+    reasons = [*([first] if serious else []), look.loss(cost), *([] if gap is None else [gap])]
     if severity <= 1:
-        return Verdict.MAP_SUFFICES, tuple(reasons)
+        return Verdict.MAP_SUFFICES, _by_weight(reasons)
     if modes.others:
-        reasons.append(look.only_one(modes.others, modes.climbs, "").sentence)
-        return Verdict.NEEDS_FULL_BAYES, tuple(reasons)
-    reasons.append(look.of_laplace(stand, apart).sentence)
+        return Verdict.NEEDS_FULL_BAYES, _by_weight([*reasons, look.only_one(modes.others, modes.climbs, "")])
+    reasons = _by_weight([*reasons, look.of_laplace(stand, apart)])
     if stand.corrected and apart <= NATS:
-        left_early = first.concern is Concern.SERIOUS and first.value is not None  # the Gaussian stands elsewhere
-        return Verdict.NOT_A_MAXIMUM if left_early else Verdict.LAPLACE_SUFFICES, tuple(reasons)
-    return Verdict.NEEDS_FULL_BAYES, tuple(reasons)
+        left_early = serious and first.value is not None  # the Gaussian stands elsewhere
+        return Verdict.NOT_A_MAXIMUM if left_early else Verdict.LAPLACE_SUFFICES, reasons
+    return Verdict.NEEDS_FULL_BAYES, reasons
+
+
+def _by_weight(reasons: list[Finding]) -> tuple[str, ...]:
+    """Sentences; those of the gravest findings first."""
+    ranks = list(Concern)
+    return tuple(reason.sentence for reason in sorted(reasons, key=lambda reason: -ranks.index(reason.concern)))

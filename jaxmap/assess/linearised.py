@@ -224,8 +224,8 @@ def _closed_classes(model: Model, found: OutputGaussian, how: str) -> Parts:
 
     Probit: softmax(f / sqrt(1 + pi / 8 diag S)) (MacKay, 1992; Gibbs, 1997). Bridge: f and S are conditioned on a sum
     of zero, then alpha_k = (1 - 2 / K + exp(f_k) / K^2 * sum_l exp(-f_l)) / S_kk and p = alpha / sum alpha (Hobbhahn,
-    Kristiadi and Hennig, 2022). What is epistemic is the variance of the probabilities: by the delta method, or the
-    Dirichlet's.
+    Kristiadi and Hennig, 2022); for two classes that mean is the point's own probability. What is epistemic is the
+    variance of the probabilities: by the delta method, or the Dirichlet's.
     """
     kind = model.programs.made("no classes", lambda: _name_without_classes(model, found))
     if kind:

@@ -125,7 +125,7 @@ def _check_inputs(model: Model, x: Any, dtype: Any) -> None:
     except (ValueError, TypeError, errors.FlaxError) as error:
         if "Expected" in str(error):
             raise
-        shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(x))
+        shapes = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves(x))
         raise ValueError(f"Expected x of the shape that the model was fitted on; got {shapes}: {error}") from error
 
 

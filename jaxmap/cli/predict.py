@@ -59,6 +59,8 @@ def predict(model: Path, file: Path, out: str, interval: float, keep: tuple[str,
     writer.writerows(zip(*columns.values(), strict=True))
     if out == "-":
         click.echo(text.getvalue(), nl=False)
+        for note in encoded.notes:
+            click.echo(note, err=True)
         return
     write_atomically(Path(out), text.getvalue().encode())
     say(*encoded.notes, f"{table.rows} predictions of {saved.target.name}: {out}.")

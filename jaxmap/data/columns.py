@@ -13,6 +13,9 @@ from jaxmap.data.table import Table
 MOST_LEVELS = 100
 """A category keeps the columns of its most frequent levels, so many at most."""
 
+MOST_STRAY = 0.2
+"""A column in which no more than this share of the cells are no numbers is one of numbers with mistakes."""
+
 IDENTIFIER = re.compile(r"(^|[_\s.-])(id|key|uuid|index)$", re.IGNORECASE)
 SKEWED = 1.0
 """Columns of more skewness that are nowhere negative are taken on a log scale."""
@@ -200,12 +203,36 @@ def _learn_category(name: str, cells: np.ndarray, flag: bool, named: bool) -> Co
     if len(levels) == 1 and not flag:
         return Column(name, "dropped", "constant in the training rows")
     if len(levels) > max(20, len(present) / 2) and not named:
+        _check_stray(name, present)
         return Column(
             name, "dropped", f"{len(levels)} different texts in {len(present)} rows are names, not categories"
         )
     often = np.sort(np.argsort(-counts, kind="stable")[:MOST_LEVELS])
     fill = str(levels[np.argmax(counts)])
     return Column(name, "category", levels=tuple(map(str, levels[often])), fill=fill, flag=flag)
+
+
+def _check_stray(name: str, texts: np.ndarray) -> None:
+    """Refuse a column of numbers with a few other cells, which would be left out as names.
+
+    Raises:
+        ValueError: with the first of these cells.
+    """
+    stray = [text for text in texts if not _is_number(str(text))]
+    if len(stray) <= MOST_STRAY * len(texts):
+        raise ValueError(
+            f"Expected numbers in column {name!r}, as in {len(texts) - len(stray)} of its {len(texts)} training cells; "
+            f"got {str(stray[0])[:40]!r}. Leave such a cell empty and say --missing impute, or say --drop {name} or "
+            f"--category {name}."
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _scaled(column: Column, seen: Table) -> Column:

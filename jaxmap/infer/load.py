@@ -33,6 +33,11 @@ def load(folder: str | Path, model: Any = None) -> Any:
 def unpack(saved: Saved, model: Any) -> Any:
     """Dispatch on the kind that the header names."""
     kind = saved.header.get("kind")
+    if kind == "Run":
+        raise ValueError(
+            "Expected a posterior that was saved; got the journal of a run. Give the call jm.fit(..., folder=) that "
+            "began it again: it goes on, or returns what it came to, and posterior.save(another folder) keeps that."
+        )
     if kind not in KINDS:
         raise ValueError(f"Expected a posterior of kind {', '.join(KINDS)}; got {kind!r}. It is of another version.")
     if kind == "MixturePosterior":

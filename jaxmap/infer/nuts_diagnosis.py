@@ -89,7 +89,8 @@ def diagnose(problem: Problem, params: Any, kept: np.ndarray, drawn: Any, depth:
     enough = GOOD_ESS_PER_CHAIN * kept.shape[0]
     good = np.max(ratios) < GOOD_RHAT and min(np.min(bulk), np.min(tail)) > enough and found["bfmi_min"] > GOOD_BFMI
     good = good and found["divergences"] == 0 and not tail_note
-    said = (*_doubts(found), tail_note, apart(watched))
+    short = _short(float(np.max(ratios)), float(min(np.min(bulk), np.min(tail))), enough)
+    said = (*_doubts(found), *short, tail_note, apart(watched))
     return Diagnosis(found, Status.CONVERGED if good else Status.STEPS_EXHAUSTED, tuple(note for note in said if note))
 
 
@@ -135,6 +136,16 @@ def _doubts(found: dict[str, float]) -> list[str]:
     if found["bfmi_min"] < GOOD_BFMI:
         said.append(f"E-BFMI {found['bfmi_min']:.2f} (limit {GOOD_BFMI}): the chains hardly reach the tails.")
     return said
+
+
+def _short(ratio: float, effective: float, enough: int) -> list[str]:
+    """Which of the criteria of converged draws they miss."""
+    said = []
+    if not ratio < GOOD_RHAT:
+        said.append(f"the largest R-hat is {ratio:.3f} (limit {GOOD_RHAT})")
+    if not effective > enough:
+        said.append(f"the smallest effective sample size is {effective:.0f} (limit {enough})")
+    return [f"Not certain yet: {' and '.join(said)}. Ask for more draws."] if said else []
 
 
 def apart(values: np.ndarray) -> str:

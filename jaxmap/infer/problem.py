@@ -160,10 +160,9 @@ class Problem:
     def log_joints(self) -> list[float]:
         """The density at the model's own start and at a point beside it, in nats: what the functions compute."""
         rng, space = np.random.default_rng(0), self.model.space
-        start = cast_floats(self.model.start, self.dtype)
-        moved = jax.tree.map(
-            lambda v: v + jnp.asarray(rng.uniform(-0.1, 0.1, v.shape), v.dtype), space.unconstrain(start)
-        )
+        z = self.model.start_unconstrained(self.dtype)
+        start = space.constrain(z)
+        moved = jax.tree.map(lambda v: v + jnp.asarray(rng.uniform(-0.1, 0.1, v.shape), v.dtype), z)
         return [
             float(np.sum(np.asarray(likelihoods(self.model, params, self.sample), np.float64)))
             + float(self.model.log_prior(params))

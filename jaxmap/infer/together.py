@@ -100,8 +100,11 @@ class _Pair:
             raise ValueError(f"Expected a log_likelihood that accepts this data; calling it failed: {error}") from error
 
     def check_start(self) -> None:
-        """Refuse targets outside the support of y and starts of density zero."""
-        params = cast_floats(self.model.start, self.dtype)
+        """Refuse targets outside the support of y and starts of density zero.
+
+        The start goes through its coordinates: in float64 one that was found in float32 may lie beside its support.
+        """
+        params = self.model.space.constrain(self.model.start_unconstrained(self.dtype))
         if self.model.observe is not None and _is_pair(self.data):
             self.check_target(params)
         both = lambda params, data: (_likelihoods(self.model, params, data), self.model.log_prior(params))  # noqa: E731

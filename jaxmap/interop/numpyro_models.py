@@ -55,7 +55,7 @@ def from_numpyro(numpyro_model: Callable[..., Any], *args: Any, **kwargs: Any) -
     Examples are the entries of the leading axis that the observed sites share, other axes summed. Sites without a
     common leading axis are laid end to end; a site without a batch shape is one example. A `numpyro.factor` belongs to
     the prior; where nothing is observed the factors are the likelihood. Random choices of the model that are not
-    sites, and the rows that a subsampling plate takes, are drawn once and held.
+    sites, and the rows that a subsampling plate takes, are drawn once and held; the latter with a warning.
 
     `data` is one of these:
 
@@ -90,6 +90,7 @@ def from_numpyro(numpyro_model: Callable[..., Any], *args: Any, **kwargs: Any) -
         given = {name: site["value"] for name, site in observed(first).items()}
         apart = _apart(traced, whole, list(given.values()))
         observe = None if apart is None else _observe(traced, apart, whole, list(given))
+    _warn_of_subsamples(first)
     start, support = whole[0].params, nested(supports(first))
     if apart is not None:
         one_row = {name: leaf[:1] for name, leaf in apart.arrays.items()}
@@ -221,6 +222,16 @@ def _start(traced: Traced) -> Seen:
     return _at(traced, STARTS[0], 0)
 
 
+def _warn_of_subsamples(sites: Sites) -> None:
+    for name, rows in chosen_rows(sites).items():
+        size = sites[name]["args"][0]
+        warnings.warn(
+            f"The plate {name!r} takes {len(rows)} of {size} rows: those that were drawn now are held, and stand for "
+            "all. Leave subsample_size out for the posterior of all rows; jm.MAP(..., batch_size=) takes minibatches.",
+            stacklevel=3,
+        )
+
+
 def _at(traced: Traced, begin: Callable[[Any], Any], seed: int) -> Seen:
     """Look at the place that a strategy of numpyro finds."""
 
@@ -284,4 +295,8 @@ def _equal(expected: Any, got: Any) -> bool:
 
 
 def _same(leaf: Any, value: Any) -> bool:
-    return leaf is value or (np.shape(leaf) == np.shape(value) and np.array_equal(np.asarray(leaf), np.asarray(value)))
+    """Whether a site observed this argument, which the run may have rounded to its own dtype."""
+    if leaf is value:
+        return True
+    given, seen = np.asarray(leaf), np.asarray(value)
+    return given.shape == seen.shape and np.array_equal(given.astype(seen.dtype), seen)

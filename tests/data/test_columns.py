@@ -129,3 +129,10 @@ def test_a_coding_goes_through_json():
     again = Coding.from_plain(json.loads(json.dumps(coding.plain())))
     assert again == coding
     np.testing.assert_array_equal(again.encode(frame).x, coding.encode(frame).x)
+
+
+def test_a_stray_cell_in_a_column_of_numbers_is_refused_and_not_the_column_left_out():
+    frame = table(x=[*range(40), "n/a?"], z=[k % 7 for k in range(41)], y=[k % 5 for k in range(41)])
+    with pytest.raises(ValueError, match=r"Expected numbers in column 'x', as in 40 of its 41 .*got 'n/a\?'"):
+        learn(frame)
+    assert kinds(learn(frame, drop=("x",)))["x"] == "dropped"

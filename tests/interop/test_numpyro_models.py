@@ -187,6 +187,7 @@ def numpyro_log_density(model, args, kwargs, params):
         return log_density(handlers.seed(model, 0), args, kwargs, site_values(params))[0]
 
 
+@pytest.mark.filterwarnings("ignore:The plate 'rows' takes")
 @pytest.mark.parametrize(("fn", "args", "kwargs", "n", "apart"), CASES.values(), ids=CASES)
 def test_the_parts_are_those_of_numpyro(fn, args, kwargs, n, apart, x64):
     """Prior and likelihood sum to numpyro's density, gradients too, and rows in any order have their own values."""
@@ -413,3 +414,29 @@ def test_mistakes_are_refused_in_words(fn, args, kind, words):
 def test_traced_arguments_are_refused_in_words():
     with pytest.raises(TypeError, match="to run on the host"):
         jax.jit(lambda y: jm.from_numpyro(improper, y)[0].start)(Y)
+
+
+def test_double_precision_data_are_told_apart_into_x_and_y():
+    """Numpy's default is float64, the model's float32: what is observed is still known."""
+    x, y = np.asarray(X, np.float64) / 3, np.asarray(Y, np.float64) / 3
+    model, data = jm.from_numpyro(regression, x, y=y)
+    assert isinstance(data, tuple)
+    assert model.observe is not None
+
+
+def test_a_subsampling_plate_is_warned_of():
+    with pytest.warns(UserWarning, match="'rows' takes 4 of 12 rows"):
+        jm.from_numpyro(subsampled, jnp.asarray(X), jnp.asarray(Y))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_start_in_single_precision_lies_in_its_support_in_double(precision, key):
+    def correlated(y):
+        root = numpyro.sample("root", dist.LKJCholesky(3, 1.0))
+        w = numpyro.sample("w", dist.MultivariateNormal(jnp.zeros(3), scale_tril=root))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(w[0] + w[1] - w[2], 1.0), obs=y)
+
+    model, data = jm.from_numpyro(correlated, Y)
+    found = jm.fit(key, model, data, jm.MAP(space="unconstrained"), precision=precision)
+    assert np.isfinite(found.info.log_joint)
