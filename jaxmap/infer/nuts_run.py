@@ -146,9 +146,11 @@ class NUTSRun:
         """After the first window, whether the chains can move at all; after all but the last a frame."""
         seen = joined(course.seen)
         if course.leg == 0:
-            chosen = list(course.known.chosen)
+            chosen = course.known.chosen.tolist()
             failed = [self._fails(seen, course, k) for k in range(len(chosen))]
-            again = [min(c + f, len(b.candidates) - 1) for c, f, b in zip(chosen, failed, self.beginnings, strict=True)]
+            again = [
+                min(c + int(f), len(b.candidates) - 1) for c, f, b in zip(chosen, failed, self.beginnings, strict=True)
+            ]
             if again != chosen:
                 return self._placed(again, course.known.spent)
         if course.leg < len(course.known.windows) - 1:
