@@ -172,7 +172,10 @@ def _learn(name: str, table: Table, seen: Table, named: bool) -> Column:
         return Column(name, "dropped", "all its cells are missing")
     flag = bool(absent(cells).any())
     if kind == "category" or named:
-        return _learn_category(name, cells, flag, named)
+        column = _learn_category(name, cells, flag, named)
+        if column.kind == "dropped":
+            _check_stray(name, table.columns[name])
+        return column
     where = f"column {name!r} of {table.name}"
     numbers = days_or_numbers(kind, table.columns[name], where)
     everything = numbers[~np.isnan(numbers)]
@@ -203,7 +206,6 @@ def _learn_category(name: str, cells: np.ndarray, flag: bool, named: bool) -> Co
     if len(levels) == 1 and not flag:
         return Column(name, "dropped", "constant in the training rows")
     if len(levels) > max(20, len(present) / 2) and not named:
-        _check_stray(name, present)
         return Column(
             name, "dropped", f"{len(levels)} different texts in {len(present)} rows are names, not categories"
         )
@@ -212,18 +214,19 @@ def _learn_category(name: str, cells: np.ndarray, flag: bool, named: bool) -> Co
     return Column(name, "category", levels=tuple(map(str, levels[often])), fill=fill, flag=flag)
 
 
-def _check_stray(name: str, texts: np.ndarray) -> None:
+def _check_stray(name: str, cells: np.ndarray) -> None:
     """Refuse a column of numbers with a few other cells, which would be left out as names.
 
     Raises:
         ValueError: with the first of these cells.
     """
-    stray = [text for text in texts if not _is_number(str(text))]
-    if len(stray) <= MOST_STRAY * len(texts):
+    rows = np.flatnonzero(~absent(cells))
+    stray = [row for row in rows if not _is_number(str(cells[row]))]
+    if stray and len(stray) <= MOST_STRAY * len(rows):
         raise ValueError(
-            f"Expected numbers in column {name!r}, as in {len(texts) - len(stray)} of its {len(texts)} training cells; "
-            f"got {str(stray[0])[:40]!r}. Leave such a cell empty and say --missing impute, or say --drop {name} or "
-            f"--category {name}."
+            f"Expected numbers in column {name!r}, as in {len(rows) - len(stray)} of its {len(rows)} cells; got "
+            f"{str(cells[stray[0]])[:40]!r} in row {stray[0] + 1}. Leave such a cell empty and say --missing impute, "
+            f"or say --drop {name} or --category {name}."
         )
 
 

@@ -177,7 +177,7 @@ def _counts(name: str, numbers: np.ndarray, reason: str) -> Target:
     ratio = float(np.var(numbers) / max(numbers.mean(), 1e-12))
     over = ratio > OVERDISPERSED
     family = "negative_binomial" if over else "poisson"
-    why = f"their variance, that of the columns included, is {ratio:.1f} times their mean"
+    why = f"their variance (what the columns may explain of it included) is {ratio:.1f} times their mean"
     sentence = f"{name} is a count ({reason}): {family.replace('_', ' ')} likelihood, as {why}."
     return Target(name, "counts", family, (), sentence)
 

@@ -51,6 +51,8 @@ MEANINGS = {
     "rhat_median": Meaning("Do the chains agree? R-hat of the predictions, the median test point; 1 is agreement."),
     "rhat": Meaning("R-hat of the predictions, of which 95 % of the test points stay below; up to 1.01 is good."),
     "num_gradients": Meaning("Gradient evaluations of the whole log density, everything counted."),
-    "seconds": Meaning("Wall time, everything counted; compilation too, but what this process had compiled before."),
+    "seconds": Meaning(
+        "Wall time, everything counted; also compilation, except of what this process had compiled before."
+    ),
     "status": Meaning("How the fit ended; converged is only said with a certificate."),
 }

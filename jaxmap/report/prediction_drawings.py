@@ -172,7 +172,7 @@ def cost(comparison: Any, by_row: dict[str, Mark]) -> Drawing | None:
     several = " Bars: one standard error over splits and seeds." if any("lppd_se" in row for row in rows) else ""
     caption = (
         "Higher is better, further left is cheaper. Everything is counted that a row would need if it were run alone, "
-        f"shared fits included; compilation too, but of what had been compiled before.{several}"
+        f"shared fits included; also compilation, except of what had been compiled before.{several}"
     )
     return Drawing("cost", "What the quality costs", caption, tuple(panels))
 

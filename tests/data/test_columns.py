@@ -133,6 +133,8 @@ def test_a_coding_goes_through_json():
 
 def test_a_stray_cell_in_a_column_of_numbers_is_refused_and_not_the_column_left_out():
     frame = table(x=[*range(40), "n/a?"], z=[k % 7 for k in range(41)], y=[k % 5 for k in range(41)])
-    with pytest.raises(ValueError, match=r"Expected numbers in column 'x', as in 40 of its 41 .*got 'n/a\?'"):
+    with pytest.raises(ValueError, match=r"Expected numbers in column 'x', as in 40 of its 41 .*got 'n/a\?' in row 41"):
         learn(frame)
+    with pytest.raises(ValueError, match=r"got 'n/a\?' in row 41"):
+        learn(frame, train=range(40))  # also where it is none of the training rows
     assert kinds(learn(frame, drop=("x",)))["x"] == "dropped"
