@@ -21,17 +21,22 @@ os.environ["XDG_CACHE_HOME"] = str(
     Path(__file__).parents[1] / ".pytest_cache" / f"home-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
 )
 
+# Programs are lowered by the thousand; where each of their lines was written is read by nobody.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+
 import jax
 import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A program runs in the thread that calls it, so that no two can wait for each other in XLA's pool.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 jaxtyping.config.update("jaxtyping_remove_typechecker_stack", True)
 
 REFERENCE_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-MOST_MAPS = 25_000
+MOST_MAPS = 40_000
 """Compiled programs are parts of memory that the system counts; beyond 65,530 of them a process crashes."""
 
 

@@ -17,6 +17,7 @@ def test_the_two_commands_stand_at_the_top():
     assert [line.split()[:2] for line in first.strip().splitlines()] == [["make", "compare"], ["make", "test"]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked", "rank_promotion")
 def test_every_block_runs(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

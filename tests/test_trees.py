@@ -215,6 +215,7 @@ def test_certificates_are_made_on_the_host_where_the_device_knows_no_float64(mon
     assert found.devices() == {jax.devices("cpu")[0]}
 
 
+@pytest.mark.slow
 def test_products_are_fast_where_gradients_are_noisy_and_full_elsewhere():
     """By what a likelihood is traced under; "highest" is no TF32. What jax is told later counts later."""
     seen = set()

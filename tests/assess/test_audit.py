@@ -40,7 +40,9 @@ def without_each(x, y):
     return np.array(found).T
 
 
-@pytest.mark.parametrize(("n", "d"), [(12, 3), (40, 3), (30, 8)])
+@pytest.mark.parametrize(
+    ("n", "d"), [(12, 3), *(pytest.param(*size, marks=pytest.mark.slow) for size in ((40, 3), (30, 8)))]
+)
 def test_the_price_of_a_linear_gaussian_point_is_its_closed_form(n, d):
     x, y = rows(n, d)
     model = line(d)

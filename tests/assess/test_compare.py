@@ -242,6 +242,7 @@ def test_a_climb_that_is_interrupted_is_shown_but_not_kept(tmp_path, monkeypatch
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_folder_takes_more_rows_but_no_other_comparison(tmp_path):
     few = {"MAP": jm.MAP()}
     jm.compare(jax.random.key(1), build, SPLITS[0], few, folder=tmp_path)

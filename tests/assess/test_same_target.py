@@ -109,7 +109,7 @@ class MutantVI(jm.VI):
         (MutantMAP(), None, "float64"),
         (MutantMAP(), None, "float32"),
         (MutantLaplace(grade=0), ["log likelihood", "log prior"], "float64"),
-        (MutantVI(steps=50, grade=0), None, "float64"),
+        pytest.param(MutantVI(steps=50, grade=0), None, "float64", marks=pytest.mark.slow),
     ],
     ids=["doubled prior", "in float32", "no Jacobian", "doubled prior of a bound"],
 )

@@ -68,6 +68,7 @@ def options(target):
     return ("--target", target, *(part for name in OTHERS[target] for part in ("--drop", name)), *LINEAR)
 
 
+@pytest.mark.slow
 def test_compare_says_what_it_decided_and_goes_on_where_it_was(sales, capsys, monkeypatch):
     few = ("--methods", "MAP", "--out", "out")
     assert run("compare", sales, *options("price"), *few) == 0
@@ -88,6 +89,7 @@ def test_compare_says_what_it_decided_and_goes_on_where_it_was(sales, capsys, mo
     assert "Use another folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_names_are_text_everywhere(sales, capsys):
     odd = ("--target", SCRIPT, "--drop", "price", "--drop", "visits", "--drop", "kind")
     assert run("compare", sales, *odd, *LINEAR, "--methods", "MAP", "--out", "out") == 0

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 PROGRAM = textwrap.dedent(
     """
     import jax
@@ -49,6 +51,7 @@ PROGRAM = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing_but_where_the_examples_are():
     flag = "--xla_cpu_collective_call_terminate_timeout_seconds=30"
     settings = os.environ | {"PJRT_NPROC": "32", "XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}

@@ -361,6 +361,7 @@ def test_the_last_layer_is_bayesian_linear_regression(options):
     np.testing.assert_allclose(drawn.epistemic, variance - 0.09, rtol=5 * np.sqrt(2 / 4000))
 
 
+@pytest.mark.slow
 def test_class_probabilities_by_draws_of_the_linearised_outputs():
     case = fitted("classes")
     posterior = case.laplace("kronecker")

@@ -112,6 +112,7 @@ def funnel():
     )
 
 
+@pytest.mark.slow
 def test_a_neck_that_turns_the_chains_away_is_named():
     found = jm.fit(KEY, funnel(), RNG.normal(size=6), jm.NUTS(draws=400))
     assert found.info.status is Status.STEPS_EXHAUSTED
@@ -163,6 +164,7 @@ def test_a_wrong_gaussian_is_given_up():
     assert found.info.diagnostics["rhat_max"] < 1.05
 
 
+@pytest.mark.slow
 def test_an_axis_along_which_the_density_bends_is_measured():
     """exp(-|t|^6): the curvature at the mode says 0 along one axis (a weak Gaussian makes it 100 sds wide)."""
     model = jm.from_log_density(

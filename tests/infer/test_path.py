@@ -130,6 +130,7 @@ def test_ridge_logistic_is_that_of_scikit_learn():
         np.testing.assert_allclose(mode, slow.fit(X, LABELS).coef_[0], atol=3e-6)
 
 
+@pytest.mark.slow
 def test_each_strength_begins_where_the_stronger_one_ended():
     """A fit by hand from there ends at the same mode; one from a fresh start ends at a lower one."""
     path = path_of("tanh units")

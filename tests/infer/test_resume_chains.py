@@ -105,7 +105,9 @@ def stopped(method, folder, stop):
             return None
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    "name", [name if name in LEAST else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS]
+)
 def test_an_interrupted_run_goes_on_bit_for_bit(name, tmp_path, each_chunk):
     """In the warm-up, at its end, while it draws; the same as without a folder; and then it is only read."""
     method = SAMPLERS[name]

@@ -124,6 +124,7 @@ def test_numpyro_models_go_through():
     assert np.isfinite(elpd(az.loo(made)))
 
 
+@pytest.mark.slow
 def test_gaussians_and_mixtures_are_drawn_from(key):
     model = linear(2)
     mixture = jm.fit(key, model, (X, Y), jm.Ensemble(jm.Laplace(), members=2))
