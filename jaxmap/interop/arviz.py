@@ -1,5 +1,6 @@
 """Draws for ArviZ: InferenceData of version 0.x, a DataTree of version 1.x."""
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -34,7 +35,7 @@ def inference_data(
         draws: parameters in the user's space; arrays lead with (chain, draw).
         info: how they were made, for the attributes.
         model: the model that was fitted; with it, `log_likelihood` has one value per draw and example, as `az.loo` and
-            `az.compare` need it, all constants kept.
+            `az.compare` need it, all constants kept, and what the model derives stands beside the parameters.
         data: of that model. Of a pair (x, y), y is `observed_data` and x `constant_data`; other data are observed.
         sample_stats: arrays (chain, draw) by their ArviZ names.
 
@@ -55,6 +56,7 @@ def inference_data(
         groups["sample_stats"] = sample_stats
     if model is not None:
         groups |= data_groups(model, draws, data)
+        groups["posterior"] |= derived(model, draws, data)
     own = set(groups["posterior"])
     by_example = {name for group in groups if "data" in group or group == "log_likelihood" for name in groups[group]}
     return _convert(arviz, groups, {name: ["example"] for name in by_example - own}, attributes(info))
@@ -74,23 +76,43 @@ def data_groups(model: Model, draws: Params, data: Data) -> dict[str, dict[str, 
 
 
 def log_likelihoods(model: Model, draws: Params, data: Data) -> np.ndarray:
-    """The log-likelihood of each example under each draw, (chain, draw, n); 32 draws at a time are on the device."""
+    """The log-likelihood of each example under each draw, (chain, draw, n)."""
+    return by_draw(model, "log_likelihoods", model.log_likelihood, draws, data)
+
+
+def derived(model: Model, draws: Params, data: Data) -> dict[str, np.ndarray]:
+    """What the model derives from each draw, by name; arrays lead with (chain, draw).
+
+    Raises:
+        ValueError: a name that a parameter has.
+    """
+    if model.derived is None:
+        return {}
+    found = named(by_draw(model, "derived", model.derived, draws, data), ALONE)
+    twice = sorted(set(found) & set(named(draws, ALONE)))
+    if twice:
+        raise ValueError(f"Expected derived quantities with names of their own; got {twice[0]!r}, a parameter. Rename.")
+    return found
+
+
+def by_draw(model: Model, name: str, function: Callable[[Params, Data], Any], draws: Params, data: Data) -> Any:
+    """The function's values under each draw, arrays led by (chain, draw); 32 draws at a time are on the device."""
     dtype = float_dtype(draws)
-    chains, count = jax.tree.leaves(draws)[0].shape[:2]
+    shape = jax.tree.leaves(draws)[0].shape[:2]
+    count = shape[0] * shape[1]
     with precision_scope(dtype):
         data = check_data(data, dtype=dtype)
-        program = model.programs.jitted("log_likelihoods", jax.vmap(model.log_likelihood, (0, None)))
-        pooled = jax.tree.map(lambda leaf: np.reshape(leaf, (chains * count, *leaf.shape[2:])), draws)
-        parts = []
-        for begin in range(0, chains * count, DRAWS_AT_A_TIME):
+        program = model.programs.jitted(name, jax.vmap(function, (0, None)))
+        pooled = jax.tree.map(lambda leaf: np.reshape(leaf, (count, *leaf.shape[2:])), draws)
+        parts, known = [], 0
+        while known < count:
             # the last ones are computed once more where the number does not come out even: one shape, one program
-            begin = max(0, min(begin, chains * count - DRAWS_AT_A_TIME))
+            begin = max(0, min(known, count - DRAWS_AT_A_TIME))
             some = jax.tree.map(lambda leaf, b=begin: leaf[b : b + DRAWS_AT_A_TIME], pooled)
-            parts.append((begin, np.asarray(program(some, data))))
-    values = np.empty((chains * count, parts[0][1].shape[1]), parts[0][1].dtype)
-    for begin, part in parts:
-        values[begin : begin + len(part)] = part
-    return values.reshape(chains, count, -1)
+            made = jax.tree.map(np.asarray, program(some, data))
+            parts.append(jax.tree.map(lambda leaf, new=known - begin: leaf[new:], made))
+            known = min(count, begin + DRAWS_AT_A_TIME)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves).reshape(*shape, *leaves[0].shape[1:]), *parts)
 
 
 def named(tree: Any, alone: str) -> dict[str, np.ndarray]:

@@ -1,44 +1,35 @@
 """from_numpyro(): the user's numpyro model as a `Model`, and its data."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 from numpyro.infer.initialization import init_to_feasible, init_to_median, init_to_uniform
 
+from jaxmap.interop.apart import Apart, apart_of, equal, unpacked
 from jaxmap.interop.call import Call
 from jaxmap.interop.sites import (
     Sites,
-    check_names,
     check_static,
     chosen_rows,
+    deterministic,
     factors,
-    flattened,
     latent,
     nested,
     observed,
-    per_example,
-    run_at,
     run_from,
     supports,
-    total,
 )
+from jaxmap.interop.traced import Seen, Traced
 from jaxmap.model import Model
-from jaxmap.trees import float_dtype
 from jaxmap.types import Data, Params
 
 STARTS = (init_to_median, init_to_feasible, *[init_to_uniform] * 10)
 """Where a start is looked for: the prior's median first, as numpyro finds it."""
-
-RELATIVE, ABSOLUTE = 1e-4, 1e-5
-"""How far two evaluations of the same log-probabilities may differ."""
 
 
 def from_numpyro(numpyro_model: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Model, Data]:
@@ -50,7 +41,8 @@ def from_numpyro(numpyro_model: Callable[..., Any], *args: Any, **kwargs: Any) -
     The parameters are the latent sites by name (a scope is a level of the tree), on the supports of their
     distributions; `numpyro.param` is a parameter without prior. log_prior sums the log-probabilities of the latent
     sites, log_likelihood those of the observed sites per example; both come from one run of the model, never as a
-    difference, with the scales of plates and `handlers.scale`, and with masks. Deterministic sites are left out.
+    difference, with the scales of plates and `handlers.scale`, and with masks. Deterministic
+    sites are `model.derived`, so that `to_arviz(model=, data=)` shows them beside the parameters.
 
     Examples are the entries of the leading axis that the observed sites share, other axes summed. Sites without a
     common leading axis are laid end to end; a site without a batch shape is one example. A `numpyro.factor` belongs to
@@ -88,10 +80,10 @@ def from_numpyro(numpyro_model: Callable[..., Any], *args: Any, **kwargs: Any) -
         # not the start alone: where it has zeros, x would not matter
         whole = [_start(traced), _at(traced, init_to_uniform, len(STARTS))]
         given = {name: site["value"] for name, site in observed(first).items()}
-        apart = _apart(traced, whole, list(given.values()))
+        apart = apart_of(traced, whole, list(given.values()))
         observe = None if apart is None else _observe(traced, apart, whole, list(given))
     _warn_of_subsamples(first)
-    start, support = whole[0].params, nested(supports(first))
+    start, support, follows = whole[0].params, nested(supports(first)), bool(deterministic(first))
     if apart is not None:
         one_row = {name: leaf[:1] for name, leaf in apart.arrays.items()}
         model = Model(
@@ -100,6 +92,7 @@ def from_numpyro(numpyro_model: Callable[..., Any], *args: Any, **kwargs: Any) -
             init=start,
             support=support,
             observe=observe,
+            derived=(lambda params, batch: traced.derived(params, apart.named(batch))) if follows else None,
         )
         return model, apart.data
     model = Model(
@@ -107,83 +100,9 @@ def from_numpyro(numpyro_model: Callable[..., Any], *args: Any, **kwargs: Any) -
         log_prior=lambda params: traced.parts(params, {})[0],
         init=start,
         support=support,
+        derived=(lambda params, batch: traced.derived(params, {})) if follows else None,
     )
     return model, {"row": np.arange(len(whole[0].values))}
-
-
-@dataclass(frozen=True, eq=False)
-class Traced:
-    """A call whose latent sites are known.
-
-    Attributes:
-        call: the model and its arguments.
-        names: the latent sites.
-        rows: those that subsampling plates chose.
-        has_data: False where nothing but factors is observed.
-    """
-
-    call: Call
-    names: tuple[str, ...]
-    rows: dict[str, Any]
-    has_data: bool
-
-    def run(self, params: Params, replaced: Mapping[str, Any]) -> Sites:
-        """Run the model at params, with some leaves of its arguments replaced."""
-        arguments = self.call.arguments(replaced, float_dtype(params))
-        return run_at(self.call.model, arguments, flattened(params, self.names) | self.rows)
-
-    def parts(self, params: Params, replaced: Mapping[str, Any]) -> tuple[Float[Array, ""], Float[Array, " n"]]:
-        """The log prior, and the log-likelihood of each example."""
-        sites = self.run(params, replaced)
-        check_names(self.names, latent(sites))
-        prior, given = list(latent(sites).values()), list(observed(sites).values())
-        other = list(factors(sites).values())
-        return (total(prior + other), per_example(given)) if self.has_data else (total(prior), per_example(other))
-
-    @cached_property
-    def evaluate(self) -> Any:
-        """`parts`, compiled."""
-        return jax.jit(self.parts)
-
-
-@dataclass(frozen=True, eq=False)
-class Apart:
-    """Arguments that can be taken apart into examples.
-
-    Attributes:
-        arrays: those that lead with the examples, by name.
-        y: the names of those that are observed.
-    """
-
-    arrays: dict[str, Any]
-    y: tuple[str, ...]
-
-    @property
-    def x(self) -> tuple[str, ...]:
-        """The names of the others."""
-        return tuple(name for name in self.arrays if name not in self.y)
-
-    @property
-    def data(self) -> Data:
-        """As the user sees them."""
-        if not self.y:
-            return dict(self.arrays)
-        return _packed(self.arrays, self.x), _packed(self.arrays, self.y)
-
-    def named(self, batch: Data) -> dict[str, Any]:
-        """The leaves of a batch by name."""
-        if not self.y:
-            return dict(batch)
-        x, y = batch
-        return _unpacked(x, self.x) | _unpacked(y, self.y)
-
-
-def _packed(arrays: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    return arrays[names[0]] if len(names) == 1 else {name: arrays[name] for name in names}
-
-
-def _unpacked(packed: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    return {names[0]: packed} if len(names) == 1 else {name: packed[name] for name in names}
 
 
 def _first_run(call: Call) -> Sites:
@@ -203,14 +122,6 @@ def _first_run(call: Call) -> Sites:
         )
     check_static(first, run_from(call.model, arguments, init_to_uniform, 1))
     return first
-
-
-class Seen(NamedTuple):
-    """What the whole data say at some parameters."""
-
-    params: Params
-    prior: Any
-    values: Any
 
 
 def _start(traced: Traced) -> Seen:
@@ -248,28 +159,6 @@ def _default() -> Any:
     return jnp.zeros(()).dtype
 
 
-def _apart(traced: Traced, whole: list[Seen], given: list[Any]) -> Apart | None:
-    """The arguments that lead with the examples, if some rows of them have these rows' log-likelihoods.
-
-    Half of the rows, in reverse, must have theirs, and one row must leave the prior as it is. `given` are the values
-    of the observed sites.
-    """
-    n = len(whole[0].values)
-    arrays = traced.call.leading(n)
-    if not arrays:
-        return None
-    rows = np.arange(n)[::-2]
-    try:
-        for params, prior, values in whole:
-            _, some = traced.evaluate(params, {name: leaf[rows] for name, leaf in arrays.items()})
-            alone, _ = traced.evaluate(params, {name: leaf[:1] for name, leaf in arrays.items()})
-            if not (_equal(values[rows], some) and _equal(prior, alone)):
-                return None
-    except Exception:  # whatever the user's program raises on fewer rows, it cannot run on them
-        return None
-    return Apart(arrays, tuple(name for name, leaf in arrays.items() if any(_same(leaf, value) for value in given)))
-
-
 def _observe(
     traced: Traced, apart: Apart, whole: list[Seen], names: list[str]
 ) -> Callable[[Params, Any], Distribution] | None:
@@ -278,25 +167,13 @@ def _observe(
         return None
 
     def observe(params: Params, x: Any) -> Distribution:
-        made = traced.run(params, _unpacked(x, apart.x) | {apart.y[0]: None})[names[0]]["fn"]
+        made = traced.run(params, unpacked(x, apart.x) | {apart.y[0]: None})[names[0]]["fn"]
         return made.to_event(len(made.batch_shape) - 1)
 
     x, y = apart.data
     program = jax.jit(lambda params: observe(params, x).log_prob(jnp.asarray(y)))
     try:
-        same = all(_equal(seen.values, program(seen.params)) for seen in whole)
+        same = all(equal(seen.values, program(seen.params)) for seen in whole)
     except Exception:  # as above: it does not run without y
         return None
     return observe if same else None
-
-
-def _equal(expected: Any, got: Any) -> bool:
-    return np.shape(expected) == np.shape(got) and bool(np.allclose(expected, got, rtol=RELATIVE, atol=ABSOLUTE))
-
-
-def _same(leaf: Any, value: Any) -> bool:
-    """Whether a site observed this argument, which the run may have rounded to its own dtype."""
-    if leaf is value:
-        return True
-    given, seen = np.asarray(leaf), np.asarray(value)
-    return given.shape == seen.shape and np.array_equal(given.astype(seen.dtype), seen)

@@ -47,6 +47,11 @@ def factors(sites: Sites) -> dict[str, Any]:
     return {name: site for name, site in sites.items() if _is_given(site) and _is_factor(site)}
 
 
+def deterministic(sites: Sites) -> dict[str, Any]:
+    """The sites of `numpyro.deterministic`, which follow from the others."""
+    return {name: site for name, site in sites.items() if site["type"] == "deterministic"}
+
+
 def supports(sites: Sites) -> dict[str, Any]:
     """The constraint of every parameter.
 

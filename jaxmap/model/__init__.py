@@ -6,6 +6,7 @@ from jaxmap.model.kinks import ElasticNet, Kink, kink_of, soft_threshold
 from jaxmap.model.rules import Flat, flat
 from jaxmap.model.prior import Prior
 from jaxmap.model.regularizers import elastic_net, l1, weight_decay
+from jaxmap.model.distributions import BernoulliByLogit, CategoricalByLogits
 from jaxmap.model.likelihoods import (
     Bernoulli,
     Categorical,
@@ -34,7 +35,9 @@ from jaxmap.model.density import Density, weighted_sum
 
 __all__ = [
     "Bernoulli",
+    "BernoulliByLogit",
     "Categorical",
+    "CategoricalByLogits",
     "Density",
     "Design",
     "ElasticNet",

@@ -14,7 +14,7 @@ from jax.scipy.special import polygamma
 from jaxtyping import Array, Float
 from numpyro.distributions.discrete import BernoulliLogits, BernoulliProbs, CategoricalLogits
 
-from jaxmap.model.likelihoods import Affine, BernoulliByLogit
+from jaxmap.model.distributions import Affine, BernoulliByLogit, CategoricalByLogits
 
 
 class Coordinates(NamedTuple):
@@ -140,6 +140,7 @@ _FAMILIES: dict[type, Callable[..., Coordinates]] = {
     BernoulliByLogit: _bernoulli,
     BernoulliLogits: _bernoulli,
     BernoulliProbs: _bernoulli,
+    CategoricalByLogits: _categorical,
     CategoricalLogits: _categorical,
     dist.Poisson: _poisson,
     dist.GammaPoisson: _gamma_poisson,

@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxmap.model.distributions import Affine, BernoulliByLogit, CategoricalByLogits
 from jaxmap.model.rules import check_distribution
 
 Scalar = float | int | np.ndarray | jax.Array
@@ -146,28 +147,6 @@ class StudentT(Likelihood):
         return _per_example(dist.StudentT(df, outputs, scale, validate_args=False))
 
 
-class BernoulliByLogit(dist.BernoulliLogits):
-    """numpyro's Bernoulli with the right gradient at logit zero, where every linear model starts.
-
-    numpyro 0.22 writes log p as a clip at zero, whose derivative there is 1 instead of 1/2.
-    """
-
-    def log_prob(self, value: Any) -> Any:
-        """Evaluate y l - log(1 + e^l)."""
-        return value * self.logits - softplus(self.logits)
-
-
-@jax.custom_jvp
-def softplus(x: Any) -> Any:
-    """log(1 + e^x) to an absolute error of one rounding, in half the time of `jnp.logaddexp`."""
-    return jnp.maximum(x, 0.0) + jnp.log(1.0 + jnp.exp(-jnp.abs(x)))
-
-
-@softplus.defjvp
-def _softplus_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-    return softplus(primals[0]), jax.nn.sigmoid(primals[0]) * tangents[0]
-
-
 @dataclass(frozen=True, eq=False)
 class Bernoulli(Likelihood):
     """y in {0, 1} with logit P(y = 1) = outputs: binary cross-entropy, as a likelihood."""
@@ -183,7 +162,7 @@ class Categorical(Likelihood):
     def distribution(self, outputs: Any) -> dist.Distribution:  # noqa: D102
         if outputs.ndim < 2:
             raise ValueError(f"Expected outputs (n, C) with C >= 2 logits; got {outputs.shape}. Use jm.Bernoulli().")
-        return _per_example(dist.Categorical(logits=outputs, validate_args=False))
+        return _per_example(CategoricalByLogits(outputs, validate_args=False))
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,24 +228,6 @@ def affine(distribution: dist.Distribution, shift: Any, scale: Any) -> dist.Dist
             distribution.df, loc + scale * distribution.loc, scale * distribution.scale, validate_args=False
         )
     return Affine(distribution, loc, scale)
-
-
-class Affine(dist.TransformedDistribution):
-    """loc + scale * y with the moments that numpyro leaves out."""
-
-    def __init__(self, base: dist.Distribution, loc: Any, scale: Any):
-        self.loc, self.scale = loc, scale
-        super().__init__(base, dist.transforms.AffineTransform(loc, scale))
-
-    @property
-    def mean(self) -> Any:
-        """Loc + scale * E[y]."""
-        return self.loc + self.scale * self.base_dist.mean
-
-    @property
-    def variance(self) -> Any:
-        """scale^2 * Var[y]."""
-        return self.scale**2 * self.base_dist.variance
 
 
 def marginal(distribution: dist.Distribution) -> dist.Distribution:

@@ -44,6 +44,8 @@ class Model:
         concave: True where log p(y) is known to be concave in the outputs, whatever y.
         train: (params, key, batch) -> (log-likelihoods (n,) of a network in training mode, its batch statistics after
             the batch or None), which optax transformations then train instead of `log_likelihood`.
+        derived: (params, data) -> quantities by name that follow from the parameters, as deterministic sites of
+            numpyro do; `to_arviz` shows them beside the parameters.
 
     Raises:
         TypeError: a part of the wrong kind, integer parameters.
@@ -61,6 +63,7 @@ class Model:
     restartable: bool = True
     concave: bool = False
     train: Callable[[Params, Key, Data], tuple[Float[Array, " n"], Any]] | None = None
+    derived: Callable[[Params, Data], dict[str, Any]] | None = None
     programs: Programs = field(default_factory=Programs, repr=False, init=False)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """ArviZ: the draws arrive by name, and its leave-one-out densities are those of a slow computation."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -122,6 +123,27 @@ def test_numpyro_models_go_through():
     assert made.posterior["b"].shape == (1, 40, 2)
     assert made.log_likelihood["y"].shape == (1, 40, 20)
     assert np.isfinite(elpd(az.loo(made)))
+
+
+@pytest.mark.parametrize(("chains", "count"), [(1, 30), (2, 19), (2, 32)])
+def test_what_the_model_derives_stands_beside_the_parameters(chains, count):
+    """As ArviZ shows the deterministic sites of numpyro; 32 draws go at a time, whatever their number."""
+    draws = made_up(chains=chains, count=count)
+    model = replace(
+        linear(2), derived=lambda p, data: {"ratio": p["line"]["b"][0] / p["scale"], "fit": data[0] @ p["line"]["b"]}
+    )
+    posterior = draws.to_arviz(model=model, data=(X, Y)).posterior
+    b = np.asarray(posterior["line.b"])
+    np.testing.assert_allclose(posterior["ratio"], b[..., 0] / np.asarray(posterior["scale"]), rtol=1e-5)
+    np.testing.assert_allclose(posterior["fit"], b @ X.T, rtol=1e-4, atol=1e-5)
+    assert posterior["ratio"].dims == ("chain", "draw")
+    assert set(draws.to_arviz().posterior) == {"line.b", "scale"}
+
+
+def test_a_derived_quantity_with_the_name_of_a_parameter_is_refused():
+    model = replace(linear(2), derived=lambda p, data: {"scale": 2 * p["scale"]})
+    with pytest.raises(ValueError, match="names of their own; got 'scale'"):
+        made_up().to_arviz(model=model, data=(X, Y))
 
 
 @pytest.mark.slow

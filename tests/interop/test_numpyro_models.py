@@ -292,6 +292,19 @@ def test_a_model_is_compared_on_test_data(key):
 
 
 @pytest.mark.slow
+def test_deterministic_sites_are_derived():
+    """Where the data can be taken apart and where they cannot; a model without such sites derives nothing."""
+    model, data = jm.from_numpyro(eight_schools, 8, ERRORS, EFFECTS)
+    params = {"mu": jnp.asarray(4.0), "tau": jnp.asarray(2.0), "z": jnp.arange(8.0)}
+    np.testing.assert_allclose(model.derived(params, data)["theta"], 4.0 + 2.0 * np.arange(8.0))
+    model, data = jm.from_numpyro(regression, X, y=Y)
+    params = {"b": jnp.array([1.0, 2.0]), "scale": jnp.asarray(1.0)}
+    np.testing.assert_allclose(model.derived(params, data)["mean"], X @ np.array([1.0, 2.0]), rtol=1e-5)
+    some = jax.tree.map(lambda leaf: leaf[2:5], data)
+    np.testing.assert_allclose(model.derived(params, some)["mean"], X[2:5] @ np.array([1.0, 2.0]), rtol=1e-5)
+    assert jm.from_numpyro(hierarchical, GROUP, y=Y)[0].derived is None
+
+
 def test_nuts_on_eight_schools(key):
     model, data = jm.from_numpyro(eight_schools, 8, ERRORS, EFFECTS)
     posterior = jm.fit(key, model, data, jm.NUTS(chains=4, warmup=300, draws=300))
