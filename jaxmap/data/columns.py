@@ -275,5 +275,10 @@ def _encode(column: Column, table: Table, impute: bool) -> tuple[np.ndarray, lis
     numbers = days_or_numbers(column.kind, cells, where)
     numbers = np.where(gone, float(column.fill or 0.0), numbers)
     if column.log:
+        below = int((numbers < 0).sum())
+        if below:
+            notes.append(
+                f"{below} cells of {column.name} are negative, as none was in training: they are taken as -log(1 + |x|)."
+            )
         numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
     return np.column_stack([numbers, *flag]), notes

@@ -109,7 +109,10 @@ def test_skewed_columns_are_taken_on_a_log_scale():
     assert [column.log for column in coding.kept] == [True, False]
     logs = np.log1p(values)
     np.testing.assert_allclose(coding.encode(frame).x[:, 0], (logs - logs.mean()) / logs.std())
-    assert np.isfinite(coding.encode(table(x=[-5], s=[1])).x).all()
+    assert coding.encode(frame).notes == ()
+    below = coding.encode(table(x=[-5, 5], s=[1, -1]))
+    np.testing.assert_allclose(below.x[:, 0], (np.log1p(5) * np.array([-1, 1]) - logs.mean()) / logs.std())
+    assert below.notes == ("1 cells of x are negative, as none was in training: they are taken as -log(1 + |x|).",)
 
 
 def test_absent_and_extra_columns():
