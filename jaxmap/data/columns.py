@@ -278,7 +278,7 @@ def _encode(column: Column, table: Table, impute: bool) -> tuple[np.ndarray, lis
         below = int((numbers < 0).sum())
         if below:
             notes.append(
-                f"{below} cells of {column.name} are negative, as none was in training: they are taken as -log(1 + |x|)."
+                f"{below} cells of {column.name} are negative, as none was in training: they become -log(1 + |x|)."
             )
         numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
     return np.column_stack([numbers, *flag]), notes

@@ -112,7 +112,7 @@ def test_skewed_columns_are_taken_on_a_log_scale():
     assert coding.encode(frame).notes == ()
     below = coding.encode(table(x=[-5, 5], s=[1, -1]))
     np.testing.assert_allclose(below.x[:, 0], (np.log1p(5) * np.array([-1, 1]) - logs.mean()) / logs.std())
-    assert below.notes == ("1 cells of x are negative, as none was in training: they are taken as -log(1 + |x|).",)
+    assert below.notes == ("1 cells of x are negative, as none was in training: they become -log(1 + |x|).",)
 
 
 def test_absent_and_extra_columns():
