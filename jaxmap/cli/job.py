@@ -103,6 +103,9 @@ def prepare(
     table = _without_missing(table, name, options["missing"], coded, notes)
     parts = tuple(_split(table.rows, share, split + i) for i in range(splits))
     target = data.choose_target(table, parts[0][0], name, task=options["task"], log=options["log_target"])
+    if target.classes:
+        labels = target.encode(table)
+        parts = tuple(_split(table.rows, share, split + i, labels) for i in range(splits))
     impute = options["missing"] == "impute"
     codings = tuple(data.learn_coding(table, train, name, impute=impute, **coded) for train, _ in parts)
     if widths is None:
@@ -117,13 +120,13 @@ def automatic_widths(rows: int, columns: int) -> tuple[int, ...]:
     return (units,) if units >= NARROWEST and columns <= WIDE else ()
 
 
-def _split(rows: int, share: float | None, number: int) -> tuple[np.ndarray, np.ndarray]:
+def _split(rows: int, share: float | None, number: int, labels: Any = None) -> tuple[np.ndarray, np.ndarray]:
     import jax
 
     everything = np.arange(rows)
     if share is None:
         return everything, everything[:0]
-    return data.split(jax.random.fold_in(jax.random.key(20240), number), everything, share)
+    return data.split(jax.random.fold_in(jax.random.key(20240), number), everything, share, stratify=labels)
 
 
 def _without_missing(table: Table, target: str, missing: str, coded: dict[str, Any], notes: list[str]) -> Table:

@@ -63,19 +63,21 @@ def take_examples(data: Data, rows: Any) -> Data:
     return jax.tree.map(lambda leaf: leaf[rows], data)
 
 
-def split(key: Key, data: Data, test: float | int = 0.1) -> tuple[Data, Data]:
+def split(key: Key, data: Data, test: float | int = 0.1, stratify: Any = None) -> tuple[Data, Data]:
     """Split into (train, test) at random.
 
     Args:
         key: decides which rows are tested.
         data: pytree of arrays with a common leading axis.
         test: a share in (0, 1), or a number of rows.
+        stratify: classes, (n,): each has its share of the test rows, to the nearest row, so that a rare one is neither
+            all in the training nor all in the test rows.
 
     Returns:
         train, test: trees like `data`, rows in their old order.
 
     Raises:
-        ValueError: one side would be empty.
+        ValueError: one side would be empty, or not one class per row.
     """
     key = check_key(key, "split")
     lengths = {len(leaf) for leaf in jax.tree.leaves(data)}
@@ -86,7 +88,29 @@ def split(key: Key, data: Data, test: float | int = 0.1) -> tuple[Data, Data]:
     if not isinstance(rows, int | np.integer) or not 0 < rows < n:
         raise ValueError(f"Expected a test share that leaves rows on both sides of {n}; got {test!r}.")
     order = np.asarray(jax.random.permutation(key, n))
+    if stratify is not None:
+        if np.shape(stratify) != (n,):
+            raise ValueError(f"Expected stratify to be {n} classes, one per row; got shape {np.shape(stratify)}.")
+        order = _strata_first(order, np.asarray(stratify), int(rows))
     return take_examples(data, np.sort(order[rows:])), take_examples(data, np.sort(order[:rows]))
+
+
+def _strata_first(order: np.ndarray, labels: np.ndarray, rows: int) -> np.ndarray:
+    """The same order, but that its first `rows` have each class in its share, by largest remainders.
+
+    A class gives its last example only where the others have no more to give.
+    """
+    _, numbers, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
+    quotas = rows * counts / len(order)
+    taken = np.minimum(np.floor(quotas).astype(int), counts - 1)
+    for most in (np.minimum(taken + 1, counts - 1), counts - 1, counts):
+        for label in np.argsort(taken - quotas, kind="stable"):
+            taken[label] += min(rows - taken.sum(), most[label] - taken[label])
+    rank = np.empty(len(order), int)  # of an example among those of its class
+    for label, count in enumerate(counts):
+        rank[numbers == label] = np.arange(count)
+    first = rank < taken[numbers]
+    return np.concatenate([order[first], order[~first]])
 
 
 def fingerprint(data: Data) -> str:

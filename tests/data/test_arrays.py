@@ -155,6 +155,40 @@ def test_split_leaves_rows_on_both_sides(test, key):
         split(key, (X, Y), test)
 
 
+@pytest.mark.parametrize(
+    ("counts", "rows", "tested"),
+    [
+        ((60, 30, 10), 10, (6, 3, 1)),
+        ((6, 5, 1), 4, (2, 2, 0)),  # 2, 1.67, 0.33
+        ((50, 1, 1), 26, (26, 0, 0)),  # a single example is learnt from
+        ((9, 1, 1), 8, (8, 0, 0)),
+        ((2, 1, 1), 3, (1, 1, 1)),  # unless there is nothing else
+        ((1, 1, 1), 2, (1, 1, 0)),
+    ],
+)
+def test_a_stratified_split_has_each_class_in_its_share(counts, rows, tested, key):
+    labels = np.repeat(["a", "b", "c"], counts)
+    for i in range(5):
+        train, test = split(jax.random.fold_in(key, i), {"row": np.arange(len(labels))}, rows, stratify=labels)
+        assert sorted([*train["row"], *test["row"]]) == list(range(len(labels)))
+        found = tuple(int((labels[test["row"]] == name).sum()) for name in "abc")
+        assert found == tested
+
+
+def test_a_stratified_split_gives_every_row_of_a_class_the_same_chance(key):
+    labels = np.arange(12) % 3 == 0
+    times = sum(
+        np.isin(np.arange(12), split(jax.random.fold_in(key, i), np.arange(12), 3, stratify=labels)[1])
+        for i in range(300)
+    )
+    np.testing.assert_allclose(times / 300, 0.25, atol=0.1)
+
+
+def test_strata_are_one_class_per_row(key):
+    with pytest.raises(ValueError, match=r"12 classes, one per row; got shape \(3,\)"):
+        split(key, np.arange(12), 3, stratify=np.arange(3))
+
+
 @pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
 def test_split_refuses_lengths_that_differ(make, key):
     # jax arrays clamp rows that do not exist: the pairs would silently be others.
