@@ -44,13 +44,13 @@ class Config:
     """What to run; the defaults are the full experiment."""
 
     images: str = "digits"  # or "mnist", or where CIFAR-10 lies
-    widths: tuple[int, ...] = (16, 32, 64)
+    widths: tuple[int, ...] = (32, 64)
     blocks: int = 1
     stem: int = 1  # stride of the first convolution
     steps: int = 1500
     batch_size: int = 64
     rate: float = 3e-3  # of Adam, decaying to zero along a cosine
-    decays: tuple[float, ...] = (1e-4, 1e-3, 3e-3)  # d of the MAP
+    decays: tuple[float, ...] = (1e-4, 3e-4, 1e-3)  # d of the MAP
     decoupled: tuple[float, ...] = (0.01, 0.1, 1.0)  # of AdamW, times the rate per step
     members: int = 5
     draws: int = 10  # of each SGHMC chain

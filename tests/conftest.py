@@ -5,6 +5,7 @@
 
 import gc
 import os
+import time
 from pathlib import Path
 
 # Tests compile hundreds of small programs and run each a few times: optimising the machine code would only cost.
@@ -36,17 +37,30 @@ jaxtyping.config.update("jaxtyping_remove_typechecker_stack", True)
 REFERENCE_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-MOST_MAPS = 40_000
+MOST_MAPS = 30_000
 """Compiled programs are parts of memory that the system counts; beyond 65,530 of them a process crashes."""
 
+SECONDS_BETWEEN_LOOKS = 5.0
+_looked = time.monotonic()
 
-@pytest.fixture(scope="module", autouse=True)
-def room_for_programs():
-    """Let go of what earlier files compiled, where a process comes near the number of parts that it may have."""
+
+def make_room() -> None:
+    """Let go of compiled programs where this process comes near the number of parts that it may have."""
+    global _looked
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+    if time.monotonic() < _looked + SECONDS_BETWEEN_LOOKS or not maps.exists():
+        return
+    if maps.read_bytes().count(b"\n") > MOST_MAPS:
         gc.collect()
         jax.clear_caches()
+    _looked = time.monotonic()
+
+
+@pytest.fixture(autouse=True)
+def room_for_programs():
+    """Make room before each test; a test that compiles thousands of programs calls it on its way."""
+    make_room()
+    return make_room
 
 
 @pytest.fixture

@@ -163,6 +163,7 @@ def test_seeds_give_other_fits_and_standard_errors():
     assert "lppd_se" in table.summary()[0]
 
 
+@pytest.mark.slow
 def test_a_budget_is_spent_and_never_exceeded_in_silence():
     methods = {
         "MAP": jm.MAP(),

@@ -442,7 +442,8 @@ def test_a_subsampling_plate_is_warned_of():
         jm.from_numpyro(subsampled, jnp.asarray(X), jnp.asarray(Y))
 
 
-@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_a_start_in_single_precision_lies_in_its_support_in_double(precision, key):
     def correlated(y):
         root = numpyro.sample("root", dist.LKJCholesky(3, 1.0))
