@@ -188,7 +188,7 @@ def run(config: Config) -> Record:
     """Every method on every split."""
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
     probs: dict[str, list[np.ndarray]] = {name: [] for name in METHODS}
-    tasks, said = [], ""
+    tasks, said, ended = [], "", []
     decay = decoupled = 0.0
     for seed in range(config.seeds):
         task = make_task(config, seed)
@@ -199,10 +199,12 @@ def run(config: Config) -> Record:
             measured[name].append(row)
             probs[name].append(seen)
             said = posterior.info.solver if name == ADAMW else said
+            ended += [posterior.info.status.name] if name == SGHMC else []
     rows = [{"method": name, **against(name, measured), **averaged(found)} for name, found in measured.items()]
     title = f"{tasks[0].images.name}: {len(tasks[0].train[1])} training, {len(tasks[0].images.test[1])} test images"
     chosen = f"Chosen on held-out images: d = {decay:g} for MAP, {decoupled:g} for AdamW ({said})."
-    notes = (f"Means and standard errors over {config.seeds} seeds.", chosen, *sentences(rows))
+    sampled = f"SGHMC ended as {', '.join(sorted(set(ended)))}; its row is the posterior's only where it is CONVERGED."
+    notes = (f"Means and standard errors over {config.seeds} seeds.", chosen, *sentences(rows), sampled)
     return Record(title, config, rows, lambda: draw(tasks, probs), notes, tables(title, rows))
 
 
