@@ -41,13 +41,14 @@ class CategoricalByLogits(dist.CategoricalLogits):
     def log_prob(self, value: Any) -> Any:
         """Evaluate (l_y - m) - log sum_c e^(l_c - m), m the largest logit."""
         classes = jnp.shape(self.logits)[-1]
-        if classes > FEW_CLASSES:
-            return super().log_prob(value)
+        if classes > FEW_CLASSES or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+            return super().log_prob(value)  # which refuses labels that are no integers
         shape = (*jax.lax.broadcast_shapes(jnp.shape(value), self.batch_shape), classes)
         value, logits = jnp.asarray(value)[..., None], jnp.broadcast_to(self.logits, shape)
         chosen = jnp.broadcast_to(value, shape) == jax.lax.broadcasted_iota(value.dtype, shape, len(shape) - 1)
         below = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-        return jnp.sum(jnp.where(chosen, below, 0.0), axis=-1) - jnp.log(jnp.sum(jnp.exp(below), axis=-1))
+        found = jnp.sum(jnp.where(chosen, below, 0.0), axis=-1) - jnp.log(jnp.sum(jnp.exp(below), axis=-1))
+        return jnp.where(jnp.any(chosen, axis=-1), found, jnp.nan)  # a label that is no class is no zero
 
 
 class Affine(dist.TransformedDistribution):

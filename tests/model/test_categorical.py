@@ -44,6 +44,11 @@ def test_large_logits_keep_their_digits_in_single_precision():
     np.testing.assert_allclose(found, log_softmax(logits.astype(np.float64))[:, 2], rtol=3e-7)
 
 
+@pytest.mark.parametrize("label", [-1, 3, 7])
+def test_a_label_that_is_no_class_has_no_probability(label):
+    assert np.isnan(CategoricalByLogits(jnp.zeros((1, 3))).log_prob(jnp.array([label]))).all()
+
+
 def test_an_impossible_class_spoils_only_its_own_labels():
     d = CategoricalByLogits(jnp.array([[0.0, 1.0, -jnp.inf]]), validate_args=False)
     assert d.log_prob(jnp.array([2])) == -np.inf
