@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 FEW_CLASSES = 256
-"""Up to here the logit of a class is looked up by comparing, whose gradient is a product, not a scatter."""
+"""Up to here the logit of a class is found by comparing, not by looking it up, whose gradient is a scatter."""
 
 
 class BernoulliByLogit(dist.BernoulliLogits):
@@ -35,7 +35,7 @@ def _softplus_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
 class CategoricalByLogits(dist.CategoricalLogits):
     """numpyro's Categorical; for few classes its gradient is a fused loop, not a scatter.
 
-    The largest logit is taken away first: large logits that lie close together keep their digits in single precision.
+    There the largest logit is taken away first: large logits close to each other keep their digits in float32.
     """
 
     def log_prob(self, value: Any) -> Any:
@@ -43,12 +43,13 @@ class CategoricalByLogits(dist.CategoricalLogits):
         classes = jnp.shape(self.logits)[-1]
         if classes > FEW_CLASSES or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
             return super().log_prob(value)  # which refuses labels that are no integers
-        shape = (*jax.lax.broadcast_shapes(jnp.shape(value), self.batch_shape), classes)
-        value, logits = jnp.asarray(value)[..., None], jnp.broadcast_to(self.logits, shape)
-        chosen = jnp.broadcast_to(value, shape) == jax.lax.broadcasted_iota(value.dtype, shape, len(shape) - 1)
+        batch = jax.lax.broadcast_shapes(jnp.shape(value), self.batch_shape)
+        shape, y = (*batch, classes), jnp.broadcast_to(jnp.asarray(value), batch)
+        chosen = jnp.broadcast_to(y[..., None], shape) == jax.lax.broadcasted_iota(y.dtype, shape, len(batch))
+        logits = jnp.broadcast_to(self.logits, shape)
         below = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
         found = jnp.sum(jnp.where(chosen, below, 0.0), axis=-1) - jnp.log(jnp.sum(jnp.exp(below), axis=-1))
-        return jnp.where(jnp.any(chosen, axis=-1), found, jnp.nan)  # a label that is no class is no zero
+        return jnp.where((y >= 0) & (y < classes), found, jnp.nan)  # a label that is no class has no probability
 
 
 class Affine(dist.TransformedDistribution):
