@@ -41,8 +41,8 @@ def from_numpyro(numpyro_model: Callable[..., Any], *args: Any, **kwargs: Any) -
     The parameters are the latent sites by name (a scope is a level of the tree), on the supports of their
     distributions; `numpyro.param` is a parameter without prior. log_prior sums the log-probabilities of the latent
     sites, log_likelihood those of the observed sites per example; both come from one run of the model, never as a
-    difference, with the scales of plates and `handlers.scale`, and with masks. Deterministic
-    sites are `model.derived`, so that `to_arviz(model=, data=)` shows them beside the parameters.
+    difference, with the scales of plates and `handlers.scale`, and with masks.
+    Deterministic sites are `model.derived`, so that `to_arviz(model=, data=)` shows them beside the parameters.
 
     Examples are the entries of the leading axis that the observed sites share, other axes summed. Sites without a
     common leading axis are laid end to end; a site without a batch shape is one example. A `numpyro.factor` belongs to
