@@ -41,7 +41,12 @@ same command goes on where it was stopped, and `jaxmap report` shows what there 
 )
 @table_options
 @click.option("--methods", default="auto", help=f"Which rows, joined by commas, of {', '.join(METHODS)}.")
-@click.option("--test", default=0.2, type=click.FloatRange(0, 1, True, True), help="Share held out, of a file; of each class alike.")
+@click.option(
+    "--test",
+    default=0.2,
+    type=click.FloatRange(0, 1, True, True),
+    help="Share held out, of a file; of each class alike.",
+)
 @click.option("--split", default=0, type=click.IntRange(0), help="Which random split.")
 @click.option("--splits", default=1, type=click.IntRange(1), help="How many splits, from --split on, of a file.")
 @click.option("--seed", default=0, type=click.IntRange(0), help="Of everything random in the fits.")
