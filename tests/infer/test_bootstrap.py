@@ -246,7 +246,7 @@ def test_refits_of_an_estimate_that_is_no_maximum_are_not_called_converged():
 
 def test_nothing_is_traced_again_for_new_data_or_a_new_key():
     method = jm.Bootstrap(replicates=30)
-    refits("regression")
+    refits.__wrapped__("regression")  # here and now: programs may have been let go of since another test's fit
     first = sum(TRACED)
     assert first > 0
     again = jm.fit(jax.random.key(5), model_of("regression"), (X, Y[::-1].copy()), method, precision="float64")

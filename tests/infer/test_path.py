@@ -336,7 +336,7 @@ def test_the_evidence_is_that_of_laplace():
 
 
 def test_nothing_is_traced_again_for_the_same_build():
-    path_of("ridge", "cv")
+    path_of.__wrapped__("ridge", "cv")  # here and now: programs may have been let go of since another test's path
     first = sum(TRACED)
     assert first > 0
     x = X + 0.1
