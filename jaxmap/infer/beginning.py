@@ -32,17 +32,23 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a person reads of a beginning: the candidates' names, what finding them cost, and notes."""
+    """What is told of a beginning: the candidates' names, what finding them cost, notes, and how high it lies.
+
+    Attributes:
+        height: as of `Beginning`.
+    """
 
     names: tuple[str, ...]
     gradients: float
     seconds: float
     notes: tuple[str, ...]
+    height: float | None = None
 
     @classmethod
     def of_plain(cls, plain: dict[str, Any]) -> "Preparation":
         """From what JSON makes of it."""
-        return cls(tuple(plain["names"]), plain["gradients"], plain["seconds"], tuple(plain["notes"]))
+        names, notes = tuple(plain["names"]), tuple(plain["notes"])
+        return cls(names, plain["gradients"], plain["seconds"], notes, plain.get("height"))
 
     def said(self, chosen: int) -> tuple[str, ...]:
         """The notes, and which candidate was taken where there was a choice."""
@@ -54,17 +60,23 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Beginning:
-    """All candidates of one seed, best first, and what finding them cost."""
+    """All candidates of one seed, best first, and what finding them cost.
+
+    Attributes:
+        height: the log joint density at the highest of the places that the chains begin at; None where nobody asked.
+    """
 
     candidates: tuple[Candidate, ...]
     gradients: float = 0.0
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    height: float | None = None
 
     @property
     def preparation(self) -> Preparation:
         """What is told of it."""
-        return Preparation(tuple(c.name for c in self.candidates), self.gradients, self.seconds, self.notes)
+        names = tuple(c.name for c in self.candidates)
+        return Preparation(names, self.gradients, self.seconds, self.notes, self.height)
 
     def after(self, gradients: float, seconds: float, *notes: str) -> "Beginning":
         """The same, with what was spent and is to be said before."""

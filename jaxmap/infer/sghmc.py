@@ -23,7 +23,7 @@ from jaxmap.infer.posteriors import is_posterior
 from jaxmap.infer.problem import Problem, check_method, library_versions
 from jaxmap.infer.seen import as_rows
 from jaxmap.infer.sghmc_chains import Estimator, Minibatches, StochasticChains
-from jaxmap.infer.sghmc_diagnosis import TOLERATED, Kept, configurational, doubts
+from jaxmap.infer.sghmc_diagnosis import TOLERATED, Kept, configurational, doubts, fallen
 from jaxmap.infer.sghmc_run import Itinerary, StochasticRun
 from jaxmap.trees import settled
 from jaxmap.types import FitError, Info, Method, Posterior, Seeds, Status
@@ -120,8 +120,10 @@ class SGHMC:
         starter = Starter(problem, seed, self.chains)
         large = problem.num_params > AUTOMATIC_UP_TO or starter.is_network()
         if self.start is not None or not (problem.model.restartable and large):
-            return starter.begin(self.start)
-        return begin_at_own_modes(starter, self.batch_size)
+            begun = starter.begin(self.start)
+        else:
+            begun = begin_at_own_modes(starter, self.batch_size)
+        return replace(begun, height=float(_log_densities(problem, begun.candidates[0].z[None]).max()))
 
     def finish(self, problem: Problem, runs: Sampled, index: int) -> Draws:
         """Collect the chains of one seed and diagnose them.
@@ -138,6 +140,8 @@ class SGHMC:
         params, known = in_users_space(problem, kept.z), course.known
         thin, warmup = int(known.thin), int(known.warmup)
         found = self._diagnosis(problem, params, kept, thin)
+        log_joint = _log_densities(problem, kept.z)
+        left = fallen(begun.height, log_joint, problem.num_params, self.temperature)
         size = self.batch_size or problem.num_examples
         steps = self.chains * (int(known.moved) + thin * kept.z.shape[1])
         info = Info(
@@ -147,12 +151,12 @@ class SGHMC:
             target=_target(self.temperature),
             num_gradients=float(known.spent[index]) + steps * size / problem.num_examples + begun.gradients,
             seconds=runs.seconds + begun.seconds,
-            notes=(*begun.notes, *found.notes),
+            notes=(*begun.notes, *left, *found.notes),
             diagnostics=found.numbers
             | {"warmup": float(warmup), "thin": float(thin), "step_size": float(known.step[index])},
             versions=library_versions(),
         )
-        return Draws(settled(params), info, _log_densities(problem, kept.z))
+        return Draws(settled(params), info, log_joint)
 
     def _diagnosis(self, problem: Problem, params: Any, kept: "Kept", thin: int) -> Diagnosis:
         """R-hat and sizes as of NUTS, and the temperatures of momenta and positions."""

@@ -7,6 +7,9 @@ import numpy as np
 TOLERATED = 0.1
 """How far the momenta's temperature may be from the one asked for."""
 
+FAR = 2.0
+"""Chains lie far below a mode where they lie so many times lower than draws of a Gaussian around it."""
+
 
 class Kept(NamedTuple):
     """Draws, (seeds, chains, draws, ...): z is unconstrained, position and slope are in the frame."""
@@ -40,3 +43,22 @@ def doubts(kinetic: float, failed: float) -> list[str]:
     if failed:
         said.append(f"{failed:.0f} steps were taken back: they did not end at finite numbers. Halve step_size.")
     return said
+
+
+def fallen(height: float | None, log_joint: np.ndarray, params: int, temperature: float) -> list[str]:
+    """Say so where chains lie far lower than where they began, (chains, draws).
+
+    Around a mode of P parameters a Gaussian posterior has draws that lie T P / 2 nats below it on average.
+    """
+    if height is None:
+        return []
+    lower, usual = height - log_joint.mean(axis=1), temperature * params / 2
+    far = lower > FAR * usual + np.sqrt(usual)
+    if not far.any():
+        return []
+    count = f"{far.sum()} of the {len(far)} chains" if len(far) > 1 else "The chain"
+    return [
+        f"{count} left the modes they began at: their draws lie {lower.max():,.0f} nats of log joint density below, "
+        f"where {usual:,.0f} are usual around a mode of {params:,} parameters. Either the steps are too long, or most "
+        "of the posterior is not near its modes, as under a wide prior. Halve step_size, or use a narrower prior."
+    ]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmap.data import BatchPlan
+from jaxmap.data.batches import shuffled
 
 PLANS = [(1, 1), (2, 1), (7, 1), (7, 2), (7, 3), (7, 6), (7, 7), (8, 4), (9, 4), (12, 5), (13, 12), (100, 32)]
 each_plan = pytest.mark.parametrize(("n", "batch_size"), PLANS)
@@ -54,6 +55,19 @@ def test_an_epoch_is_a_function_of_key_and_number(n, batch_size, key):
     np.testing.assert_array_equal(rows(key, 2), jax.jit(plan.epoch)(key, jnp.asarray(2)).rows)
     assert not np.array_equal(rows(key, 2), rows(key, 3))
     assert not np.array_equal(rows(key, 2), rows(jax.random.key(8), 2))
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 1280, 1626, 70_000])  # no round, one round, two of them
+def test_an_epoch_is_the_permutation_of_jax(count, double, key):
+    """70,000 rows have equal bits among 2^32 in about every other round: they stay in their order there and here."""
+    with jax.enable_x64(double):
+        epochs = jnp.arange(2, 4)
+        ours = jax.jit(jax.vmap(lambda epoch: shuffled(key, epoch, count)))(epochs)
+        theirs = jax.vmap(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), count))(epochs)
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(shuffled(key, jnp.asarray(2), count), theirs[0])
 
 
 def test_every_example_meets_every_place_under_vmap(key):

@@ -1,5 +1,6 @@
 """Stochastic-gradient chains: right on closed forms, with all examples or a few; honest where steps are too long."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -11,6 +12,7 @@ from scipy import stats
 
 import jaxmap as jm
 from jaxmap.infer import sghmc_run as module
+from jaxmap.infer.sghmc_diagnosis import fallen
 from jaxmap.model.tabular import Perceptron
 from jaxmap.optimize import Progress
 from jaxmap.types import Status
@@ -161,6 +163,27 @@ def test_it_is_compiled_once_for_equal_shapes(network, sampled):
     np.testing.assert_array_equal(*(jax.tree.leaves(p.draws)[0] for p in (again, sampled)))
     jm.fit(jax.random.key(4), network, (ROWS[::-1].copy(), TARGETS[::-1].copy()), SHORT)
     assert len(network.programs) == before
+
+
+def test_chains_that_leave_their_modes_say_how_far(network, sampled):
+    """By steps ten times as long as those that were chosen; not where they stay."""
+    assert not any("left the modes" in note for note in sampled.info.notes)
+    step = 10 * sampled.info.diagnostics["step_size"]
+    thrown = jm.fit(KEY, network, (ROWS, TARGETS), replace(SHORT, step_size=step))
+    (said,) = (note for note in thrown.info.notes if "left the modes" in note)
+    params = sum(leaf.size for leaf in jax.tree.leaves(network.start))
+    assert f"{params / 2:,.0f} are usual around a mode of {params} parameters" in said
+    assert thrown.info.status is Status.STEPS_EXHAUSTED
+
+
+def test_far_is_twice_what_a_gaussian_posterior_has():
+    """100 parameters at temperature 1/2: draws lie 25 nats below the mode; 55 are the limit."""
+    levels = np.array([[-24.0, -26.0], [-54.0, -55.0], [-56.0, -57.0]])
+    (said,) = fallen(0.0, levels, 100, 0.5)
+    assert said.startswith("1 of the 3 chains left the modes they began at: their draws lie 56 nats")
+    assert fallen(0.0, levels[:2], 100, 0.5) == []
+    assert fallen(0.0, levels, 100, 1.0) == []
+    assert fallen(None, levels, 100, 0.5) == []
 
 
 def test_it_predicts_and_is_saved(network, sampled, tmp_path):
