@@ -58,7 +58,7 @@ class Config:
     rate: float = 1e-3
     last_rate: float = 1e-4
     warmup: int = 100  # steps over which the rate grows from zero
-    scales: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)  # s, among which the held-out text chooses
+    scales: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0)  # s, among which the held-out text chooses
     members: int = 3  # of the ensemble
     drawn: int = 400  # characters of a sample
     most: int = 0  # characters to read; 0 for all
