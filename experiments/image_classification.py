@@ -68,8 +68,8 @@ MLE, ADAMW, MAP, ENSEMBLE, LAPLACE, TUNED, SGHMC = METHODS = (
     *("MLE", "MLE, AdamW", "MAP", "Ensemble", "Laplace, last layer", "Laplace, tuned", "SGHMC"),
 )
 SCORES = ("accuracy", "nll", "ece", "AUROC rotated", "AUROC permuted", "gradients", "seconds")
-LOOSER = (0.1, 1.0, 10.0, 100.0, 1000.0)
-"""Factors on the precision of the last layer's prior, among which the held-out images choose."""
+FACTORS = (0.1, 1.0, 10.0, 100.0, 1000.0)
+"""On the precision of the last layer's prior; the held-out images choose among them."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def around(task: Task, model: jm.Model, point: Any) -> Any:
 def tuned(task: Task, decay: float, point: Any) -> tuple[jm.Model, Any]:
     """The Gaussian, or the point, that reads the held-out images best; the mode stays where it is."""
     found = [(task.model(decay), point)]
-    for factor in LOOSER:
+    for factor in FACTORS:
         model = task.model(factor * decay)
         found.append((model, around(task, model, point)))
     return min(found, key=lambda pair: task.held_out_nll(*pair))

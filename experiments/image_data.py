@@ -85,17 +85,32 @@ def _mnist(rng: Any) -> tuple[Labelled, Labelled]:
 def _cifar(path: Path) -> tuple[Labelled, Labelled]:
     if path.is_file() and path.suffix == ".npz":
         with np.load(path) as found:
+            wanted = {f"{letter}_{part}" for part in ("train", "test") for letter in "xy"}
+            if not wanted <= set(found):
+                raise ValueError(
+                    f"Expected {', '.join(sorted(wanted))} in {path}; got {', '.join(found) or 'nothing'}."
+                )
             parts = [found[f"{letter}_{part}"] for part in ("train", "test") for letter in "xy"]
         if parts[0].ndim != 4 or parts[0].shape[3] != 3:
             raise ValueError(f"Expected x_train of shape (n, 32, 32, 3); got {parts[0].shape}. Move the channels last.")
-        return (parts[0], parts[1].ravel()), (parts[2], parts[3].ravel())
+        return _checked(path, (parts[0], parts[1].ravel()), (parts[2], parts[3].ravel()))
     batches, test = sorted(path.glob("data_batch_*.bin")), path / "test_batch.bin"
     if not batches or not test.is_file():
         raise FileNotFoundError(
             f"Expected 'digits', 'mnist', an npz file, or a folder with data_batch_1.bin ... and test_batch.bin (the "
             f"binary version of CIFAR-10); got {path}."
         )
-    return _records(batches), _records([test])
+    return _checked(path, _records(batches), _records([test]))
+
+
+def _checked(path: Path, train: Labelled, test: Labelled) -> tuple[Labelled, Labelled]:
+    """Ten classes, as many labels as images, and images in both parts."""
+    for part, (x, y) in (("training", train), ("test", test)):
+        if len(x) != len(y) or not len(x):
+            raise ValueError(f"Expected {part} images with a label each in {path}; got {len(x)} and {len(y)} labels.")
+        if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() > 9:
+            raise ValueError(f"Expected {part} labels 0 to 9 in {path}; got {y.min()} to {y.max()} in {y.dtype}.")
+    return train, test
 
 
 def _records(files: list[Path]) -> Labelled:

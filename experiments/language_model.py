@@ -110,11 +110,25 @@ def read_text(name: str, most: int) -> Text:
 
         content = "\n".join(topics[topic] for topic in sorted(topics))
     else:
-        content = Path(name).read_text(encoding="utf-8")
+        content = _content(Path(name))
     content = content[: most or None]
-    characters, numbers = np.unique(list(content), return_inverse=True)
+    codes, numbers = np.unique(np.frombuffer(content.encode("utf-32-le"), np.uint32), return_inverse=True)
     ends = [int(len(numbers) * share) for share in (CHOOSING, 1 - SCORED)]
-    return Text(Path(name).stem, "".join(characters), *np.split(numbers.astype(np.int32), ends))
+    return Text(Path(name).stem, "".join(map(chr, codes)), *np.split(numbers.astype(np.int32), ends))
+
+
+def _content(file: Path) -> str:
+    """The text of a user's file.
+
+    Raises:
+        ValueError: no file, or not in UTF-8.
+    """
+    if not file.is_file():
+        raise ValueError(f"Expected --text 'shakespeare', 'pydoc' or a file; there is none at {file}.")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Expected a text in UTF-8 in {file}; got {error}. Convert it first.") from error
 
 
 def windows(text: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +146,7 @@ def cut_anew(text: np.ndarray, context: int, seed: int) -> jm.Stream:
         begin, order = rng.integers(context) if number else 0, rng.permutation(count)
         yield tuple(part[:count][order] for part in windows(text[begin:], context))  # type: ignore[misc]
 
-    return jm.Stream.of_batches(epoch, count)
+    return jm.Stream.of_batches(epoch, count, augmented=True)  # each window counts by the mean over its cuts
 
 
 def make_model(config: Config, vocabulary: int, scale: float | None) -> jm.Model:
@@ -175,6 +189,13 @@ class Reader:
 def run(config: Config) -> Record:
     """MLE, MAP for every scale, and an ensemble at the scale that reads the choosing text best."""
     text, key = read_text(config.text, config.most), jax.random.key(config.seed)
+    few = len(text.fitted) // config.context <= config.batch_size
+    if few or min(len(text.choosing), len(text.scored)) <= config.context:
+        raise ValueError(
+            f"Expected a text of some thousand characters, for batches of {config.batch_size} windows of "
+            f"{config.context} each; got {sum(map(len, (text.choosing, text.fitted, text.scored)))}. "
+            "Give a longer one, or a shorter --context."
+        )
     data = cut_anew(text.fitted, config.context, config.seed)
     free = make_model(config, len(text.characters), None)
     reader = Reader(free.apply, config.context)  # type: ignore[arg-type]

@@ -104,6 +104,11 @@ class World:
 WORLD = World()
 
 
+def matrices(params):
+    """What people decay."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
 def spoiled(array, value):
     array = np.array(array)
     array[3] = value
@@ -198,6 +203,20 @@ CALLS = {
     "a solver class": (lambda w: w.fit(method=jm.MAP(jm.Newton)), "as solver; got"),
     "an optimizer not called": (lambda w: w.fit(method=jm.MAP(optax.adam)), "as solver; got"),
     "weight decay beside a prior": (lambda w: w.fit(method=jm.MAP(optax.adamw(1e-2), steps=2)), "weight_decay"),
+    "weight decay of some leaves beside a prior": (
+        lambda w: w.fit(method=jm.MAP(optax.adamw(1e-2, mask=matrices), steps=2)),
+        "weight_decay",
+    ),
+    "weight decay by a tree of masks": (
+        lambda w: w.fit(method=jm.MAP(optax.adamw(1e-2, mask={"kernel": True, "bias": False}), steps=2)),
+        "weight_decay",
+    ),
+    "weight decay in a part": (
+        lambda w: w.fit(
+            method=jm.MAP(optax.partition({True: optax.adamw(1e-2), False: optax.adam(1e-2)}, matrices), steps=2)
+        ),
+        "weight_decay",
+    ),
     "Gauss-Newton without a network": (lambda w: w.fit_free(method=jm.Laplace(hessian="ggn")), "hessian='exact'"),
     "given params of another shape": (
         lambda w: w.fit(method=jm.Given({"kernel": jnp.zeros((2, 1)), "bias": jnp.zeros(1)})),

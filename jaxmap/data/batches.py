@@ -26,7 +26,7 @@ class BatchPlan:
 
     An epoch is a permutation dealt into ceil(n / batch_size) batches whose sizes differ by at most one, so that
     no ragged last batch gives a few examples a large weight. Nothing is dropped; the shorter batches are padded
-    with one row of weight zero.
+    with one row of weight zero, the first of the batch.
 
     Attributes:
         num_examples: n.
@@ -95,8 +95,10 @@ class BatchPlan:
         """
         order, full = shuffled(key, epoch, self.num_examples), self.full
         head, tail = order[: full * self.size], order[full * self.size :]
-        tail = jnp.pad(tail.reshape(self.batches - full, self.size - 1), ((0, 0), (0, 1)))
-        rows = jnp.concatenate([head.reshape(full, self.size), tail])
+        rows = head.reshape(full, self.size)
+        if self.ragged:
+            tail = tail.reshape(self.batches - full, self.size - 1)
+            rows = jnp.concatenate([rows, jnp.concatenate([tail, tail[:, :1]], axis=1)])
         last = (jnp.arange(self.batches) < full).astype(jnp.float32)
         weights = jnp.concatenate([jnp.ones((self.batches, self.size - 1)), last[:, None]], axis=1)
         return BatchRows(rows, weights)

@@ -46,7 +46,8 @@ def connect(
     Under SLURM (one task per process), Open MPI and on TPU pods nothing need be given. When a process dies, the others
     end within half a minute; when one is stuck, or has ended by `sys.exit`, those that wait for it in a fit end after
     `patience` and say where they stand. A process whose script ends with an error leaves at once, without what is
-    registered with `atexit`, so that the others do not wait for it.
+    registered with `atexit`, so that the others do not wait for it. Ctrl-C is such an end: it does not reach all at the
+    same step, and `folder=` has what was entered last.
 
     Args:
         coordinator: "host:port" of the first process, of the machine that it runs on.

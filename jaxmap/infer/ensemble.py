@@ -9,7 +9,7 @@ import numpy as np
 from jaxmap.infer.bootstrap import Bootstrap
 from jaxmap.infer.draws import Draws
 from jaxmap.infer.gaussian import GaussianPosterior
-from jaxmap.infer.judged import IN_TRAINING
+from jaxmap.infer.judged import AUGMENTED, IN_TRAINING
 from jaxmap.infer.mclmc import MCLMC
 from jaxmap.infer.mixture import MixturePosterior, distinct
 from jaxmap.infer.nuts import NUTS
@@ -79,7 +79,7 @@ class Ensemble:
         lost = len(results) - len(alive)
         statuses = tuple(Status.DIVERGED if isinstance(m, FitError) else m.info.status for m in results)
         notes = [f"{lost} of {self.members} members diverged and were left out."] if lost else []
-        notes += [IN_TRAINING] if problem.model.train is not None else []
+        notes += [said for said in (IN_TRAINING, AUGMENTED) if all(said in member.info.notes for member in alive)]
         if any(isinstance(member, Draws) for member in alive):
             notes.append("Draws of chains in different modes are pooled; their number is not the weight of a mode.")
         log_weights = np.full(len(alive), -np.log(len(alive)))

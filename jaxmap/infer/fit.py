@@ -92,7 +92,9 @@ def _check_folder(method: Method, folder: str | Path | None) -> None:
     if folder is not None and not isinstance(_each(method), MAP | NUTS | MCLMC | SGHMC):
         raise ValueError(
             "Expected jm.MLE(), jm.MAP(), jm.NUTS(), jm.MCLMC(), jm.SGHMC() or a jm.Ensemble of them with folder=; got "
-            f"{type(method).__name__}, which keeps nothing while it runs. Use posterior.save(folder) after the fit."
+            f"jm.{type(_each(method)).__name__}(), which keeps nothing while it runs. Use posterior.save(folder) after "
+            "the fit; a long climb to a mode is kept by jm.fit(..., jm.MAP(...), folder=...), and the point it returns "
+            "is what jm.Laplace(point) and jm.NUTS(start=point) begin at."
         )
 
 
@@ -116,10 +118,17 @@ def _check_mesh(method: Method, mesh: Mesh | None) -> None:
             f"of several processes; got {type(_each(method)).__name__}, which knows those of one. Leave out mesh=."
         )
     devices, members = 1 if mesh is None else mesh.shape[MEMBER], _members(method)
+    name = type(method).__name__
+    if devices > 1 and members == (1,) and not isinstance(method, MAP | Given | Laplace | NUTS | Ensemble):
+        raise ValueError(
+            f"Expected jm.MAP(restarts=...), jm.NUTS() or a jm.Ensemble for {devices} devices of the axis 'member'; "
+            f"got jm.{name}(), which one device computes as a whole. Write jm.Ensemble(jm.{name}(...), "
+            f"members={devices}), or leave out mesh=."
+        )
     if all(count % devices for count in members):
         raise ValueError(
             f"Expected members, restarts or chains that {devices} devices of the axis 'member' share evenly; got "
-            f"{' or '.join(map(str, members))} of {type(method).__name__}. Ask for a multiple of {devices}, or write "
+            f"{' or '.join(map(str, members))} of {name}. Ask for a multiple of {devices}, or write "
             f"jm.mesh(data={devices})."
         )
 

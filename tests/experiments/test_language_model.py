@@ -94,3 +94,27 @@ def test_samples_follow_the_probabilities_beyond_the_context():
     apply = lambda params, text: 50.0 * jax.nn.one_hot((text + 1) % 5, 5)
     drawn = generate(jax.random.key(0), apply, None, np.array([3, 4]), 9, 4)
     np.testing.assert_array_equal(drawn, (3 + np.arange(11)) % 5)
+
+
+def test_texts_that_cannot_be_read_or_are_too_short_are_refused_in_words(tmp_path):
+    file = tmp_path / "notes.txt"
+    with pytest.raises(ValueError, match="there is none at"):
+        experiment.read_text(str(file), 0)
+    file.write_bytes("café ".encode("latin-1"))
+    with pytest.raises(ValueError, match="Expected a text in UTF-8"):
+        experiment.read_text(str(file), 0)
+    file.write_text("to be or not to be " * 60)
+    with pytest.raises(ValueError, match="Give a longer one"):
+        experiment.run(experiment.Config(text=str(file)))
+
+
+def test_every_character_of_a_file_is_one_of_the_text(tmp_path):
+    """Also the one whose number is zero, and one beyond 16 bits."""
+    content = "a\0b c\U0001f600" * 50
+    (tmp_path / "odd.txt").write_text(content, encoding="utf-8")
+    text = experiment.read_text(str(tmp_path / "odd.txt"), 0)
+    assert text.read(np.concatenate([text.choosing, text.fitted, text.scored])) == content
+
+
+def test_the_stream_says_that_each_epoch_shows_other_windows():
+    assert experiment.cut_anew(np.arange(100, dtype=np.int32), 8, seed=0).augmented

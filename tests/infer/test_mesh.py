@@ -69,6 +69,12 @@ FITS = textwrap.dedent(
             raise SystemExit("accepted")
         except (TypeError, ValueError) as error:
             assert told in str(error), error
+    for method in (jm.SGHMC(chains=4), jm.Bootstrap(), jm.VI()):
+        try:
+            jm.fit(key, linear(), (x, sign), method, mesh=apart)
+            raise SystemExit("accepted")
+        except ValueError as error:
+            assert f"got jm.{type(method).__name__}(), which one device computes as a whole" in str(error), error
     print("equal")
     """
 )

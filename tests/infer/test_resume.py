@@ -190,6 +190,19 @@ def test_models_that_differ_away_from_the_start_are_told_apart(tmp_path):
         jm.fit(KEY, model(0.5), rows(), method, folder=tmp_path)
 
 
+def test_a_prior_is_told_apart_beside_the_likelihood_of_many_rows(tmp_path):
+    x, y = regression(0, 20_000)
+    method, data = jm.MAP(ADAM, steps=3, batch_size=500), (1000.0 * x, 1000.0 * y)  # a log-likelihood of 10^10
+
+    def model(scale):
+        pair = lambda key: jnp.zeros(x.shape[1]), lambda w, x: x @ w
+        return jm.supervised(pair, jm.Gaussian(1.0), jm.weight_decay(1.0 / scale**2))
+
+    jm.fit(KEY, model(1.0), data, method, folder=tmp_path)
+    with pytest.raises(ValueError, match="model was"):
+        jm.fit(KEY, model(3.0), data, method, folder=tmp_path)
+
+
 def test_other_held_out_data_and_another_rule_are_told_apart(tmp_path):
     def method(held, **options):
         return jm.MAP(ADAM, steps=20, batch_size=7, monitor=jm.Monitor(held, **options))

@@ -111,6 +111,8 @@ def test_augmented_streams_say_so_and_claim_no_maximum():
     )
     assert point.info.status is Status.STEPS_EXHAUSTED
     assert "the mean over its forms" in point.info.notes[0]
+    few = jm.fit(KEY, model, stream, jm.Ensemble(jm.MLE(optax.sgd(0.1), steps=2, batch_size=40), members=2))
+    assert "the mean over its forms" in few.info.notes[0]
     assert stream.fingerprint() != jm.Stream.of_batches(noisy, 40).fingerprint()
 
 

@@ -62,3 +62,15 @@ def test_the_gradient_of_a_cross_entropy_scatters_nothing():
     assert "scatter" not in program
     assert "gather" not in program
     assert "scatter" in str(jax.make_jaxpr(jax.grad(loss))(jnp.ones((4, distributions.FEW_CLASSES + 1))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes"), [("uint8", 256), ("int8", 200), ("int8", 256), ("uint8", 10), ("int16", 256)]
+)
+def test_labels_of_few_bits_are_compared_as_numbers(kind, classes):
+    """256 is 0 for uint8 and 200 is -56 for int8: bytes of a text, pixels."""
+    logits = rng.normal(size=(40, classes)).astype(np.float32)
+    y = rng.integers(0, min(classes, np.iinfo(kind).max + 1), 40).astype(kind)
+    found = jax.jit(lambda y: CategoricalByLogits(logits).log_prob(y))(y)
+    np.testing.assert_allclose(found, CategoricalByLogits(logits).log_prob(y.astype(np.int32)), rtol=1e-6)
+    assert np.all(np.isfinite(found))

@@ -119,3 +119,19 @@ def test_what_needs_a_log_probability_refuses_it():
         jm.supervised(Net, jm.Gaussian(1.0), state="training", compute_dtype=jnp.bfloat16)
     with pytest.raises(ValueError, match=r'or give jm\.supervised\(\.\.\., state="training"\)'):
         jm.supervised(Net, jm.Gaussian(1.0))
+
+
+@pytest.mark.parametrize("batch_size", [24, 5])
+def test_a_stream_takes_the_steps_of_memory_also_with_batch_statistics(batch_size):
+    """The padded row of a short batch is one of its own: statistics count it."""
+    method = jm.MAP(optax.sgd(RATE), steps=12, batch_size=batch_size)
+    data = X.astype(np.float64), Y.astype(np.float64)
+    memory, stream = (jm.fit(KEY, model(), d, method, precision="float64") for d in (data, jm.Stream.of_arrays(data)))
+    np.testing.assert_allclose(flat(stream.mode), flat(memory.mode), rtol=1e-12)
+
+
+def test_a_padded_row_is_one_of_its_batch():
+    rows, weights = (np.asarray(part) for part in jm.data.BatchPlan(24, 5).epoch(KEY, jnp.asarray(1)))
+    padded = weights[:, -1] == 0
+    assert 0 < padded.sum() < len(rows)
+    np.testing.assert_array_equal(rows[padded, -1], rows[padded, 0])

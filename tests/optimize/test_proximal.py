@@ -268,3 +268,29 @@ def test_a_flipped_soft_threshold_would_be_seen(x64):
     for nudge in (0.01, -0.01):
         move = where + nudge - start
         assert gradient @ move + move @ matrix @ move / 2 + weights @ np.abs(where + nudge - centers) > best
+
+
+REFUSED = {
+    "Adam, accumulated": optax.MultiSteps(optax.adam(1e-2), 4),
+    "Adam, clipped": optax.chain(optax.clip_by_global_norm(10.0), optax.adam(1e-2)),
+    "Adam, each entry clipped": optax.chain(optax.clip(10.0), optax.adam(1e-2)),
+    "SGD, clipped": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1e-2)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_gradients_that_the_step_at_a_kink_cannot_follow_are_refused(name):
+    """Adam under MultiSteps dropped the prior, Adam after clipping minimised another loss, without a word."""
+    model, data, _ = lasso("plain")
+    with pytest.raises(ValueError, match="beside an L1 prior"):
+        jm.fit(KEY, model, data, jm.MAP(REFUSED[name], steps=2, batch_size=20), precision="float64")
+
+
+def test_accumulated_gradients_of_sgd_lead_to_the_lasso():
+    model, data, theirs = lasso("plain")
+    rate = optax.cosine_decay_schedule(0.02, 1500)
+    point = jm.fit(
+        KEY, model, data, jm.MAP(optax.MultiSteps(optax.sgd(rate), 3), steps=4500, batch_size=20), precision="float64"
+    )
+    np.testing.assert_allclose(point.mode["w"], theirs.coef_, atol=1e-3)
+    np.testing.assert_array_equal(np.asarray(point.mode["w"]) == 0.0, theirs.coef_ == 0.0)
