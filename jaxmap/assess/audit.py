@@ -74,6 +74,12 @@ def audit(
             f"Expected a point or a Gaussian from jm.fit to audit; got {type(posterior).__name__}. Give the fit of "
             "jm.MAP(), jm.MLE(), jm.Given(params) or jm.Laplace()."
         )
+    if model.train is not None:
+        raise ValueError(
+            "Expected a model whose loss is a log-probability of its parameters alone; got one that trains in training "
+            "mode (active dropout, batch statistics). Freeze it: jm.supervised(module in evaluation mode, ...), and "
+            "audit jm.Given(params)."
+        )
     problem = Problem.of(model, data, precision=precision, progress=progress, mesh=mesh)
     if model.observe is None or not isinstance(data, tuple) or len(data) != 2:
         raise ValueError(

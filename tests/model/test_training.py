@@ -135,3 +135,9 @@ def test_a_padded_row_is_one_of_its_batch():
     padded = weights[:, -1] == 0
     assert 0 < padded.sum() < len(rows)
     np.testing.assert_array_equal(rows[padded, -1], rows[padded, 0])
+
+
+def test_an_audit_of_training_mode_is_refused_in_words():
+    point = jm.fit(KEY, model(), (X, Y), jm.MAP(optax.sgd(RATE), steps=2))
+    with pytest.raises(ValueError, match="Freeze it"):
+        jm.audit(KEY, model(), (X, Y), point)
