@@ -259,10 +259,11 @@ def sentences(rows: list[dict[str, Any]], best: float, text: Text, count: int) -
     by = {row["method"]: row for row in rows}
     chosen = by[named(best)]
     told = "no worse" if chosen["from MLE"] <= 2 * chosen["se"] else "worse"
+    told += " (by less than a hundred-thousandth of a nat)" * (told == "worse" and chosen["from MLE"] < 1e-5)
     return (
         f"N = {count:,} characters; {len(text.characters)} different ones.",
         f"Nats and bits per character of the scored text. s = {best:g} reads the choosing text best; it is {told} than "
-        f"MLE: {chosen['from MLE']:+.4f} ± {chosen['se']:.4f} nats.",
+        f"MLE: {chosen['from MLE']:+.1e} ± {chosen['se']:.0e} nats.",
         f"The ensemble: {by['Ensemble']['from MLE']:+.4f} ± {by['Ensemble']['se']:.4f} nats from MLE.",
     )
 
