@@ -42,6 +42,7 @@ from scipy.special import logsumexp
 import jaxmap as jm
 from experiments.networks import Transformer, generate
 from experiments.record import Record, color, command, panels
+from jaxmap.trees import named_leaves
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,15 @@ def run(config: Config) -> Record:
         f"Next characters of {text.name}: {len(text.scored) - 1:,} scored, {config.context * len(data):,} learnt from"
     )
     histories = {name: point.info.history / config.context for name, point in points.items()}
+    for scale in config.scales:
+        histories[named(scale)] -= normalizer(points[named(scale)].mode, scale) / (len(data) * config.context)
     return Record(title, config, rows, lambda: draw(rows, histories), notes)
+
+
+def normalizer(params: Any, scale: float) -> float:
+    """What N(0, s^2) adds to the loss whatever the weights are, log(s sqrt(2 pi)) for each but the norms' scales."""
+    weights = sum(leaf.size for path, leaf in named_leaves(params) if not path.endswith("/scale"))
+    return weights * float(np.log(scale * np.sqrt(2 * np.pi)))
 
 
 def named(scale: float) -> str:
@@ -274,12 +283,12 @@ def draw(rows: list[dict[str, Any]], histories: dict[str, np.ndarray]) -> Any:
         width = max(1, len(values) // 50)
         means = values[: len(values) // width * width].reshape(-1, width).mean(1)
         left.plot(width * (np.arange(len(means)) + 1), means, lw=1.3, color=color(i), label=name)
-    left.set(xlabel="steps", ylabel="loss per character, prior included, nats")
+    left.set(xlabel="steps", ylabel="loss per character, w² / (2 s²) included, nats")
     left.legend(fontsize=8, frameon=False)
     for i, row in enumerate(rows):
         right.errorbar(row["from MLE"], i, xerr=2 * row["se"], fmt="o", capsize=3, color=color(i))
     right.axvline(0.0, color="#999999", lw=1.0, zorder=0)
-    right.set(xlabel="nats per character less those of MLE, with two standard errors", ylabel="")
+    right.set(xlabel="nats per character less MLE's, ± 2 standard errors", ylabel="")
     right.set_yticks(range(len(rows)), [row["method"] for row in rows])
     right.invert_yaxis()
     return figure

@@ -118,3 +118,10 @@ def test_every_character_of_a_file_is_one_of_the_text(tmp_path):
 
 def test_the_stream_says_that_each_epoch_shows_other_windows():
     assert experiment.cut_anew(np.arange(100, dtype=np.int32), 8, seed=0).augmented
+
+
+def test_the_normalizer_is_the_priors_density_at_zero_weights():
+    config = experiment.Config(**experiment.TINY)
+    model = experiment.make_model(config, 7, 3.0)
+    nothing = jax.tree.map(jnp.zeros_like, model.start)
+    np.testing.assert_allclose(experiment.normalizer(model.start, 3.0), -float(model.log_prior(nothing)), rtol=1e-5)
