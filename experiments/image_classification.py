@@ -16,7 +16,8 @@ A tenth of the training images is held out: it chooses the decays (on the first 
 AUROC tells test images from the same ones turned by 90 degrees, or with their pixels permuted, by predictive entropy.
 
     python -m experiments.image_classification --save FOLDER
-    python -m experiments.image_classification --images mnist --seeds 1 --stem 2 --widths 32 64 128
+    python -m experiments.image_classification --images mnist --seeds 1 --members 2 --stem 2 --widths 32 64 128 \\
+        --cells 2 --decays 0.01 0.03 --decoupled 0.1
     python -m experiments.image_classification --images FOLDER-OF-CIFAR-10 --stem 1
 """
 
@@ -47,6 +48,7 @@ class Config:
     widths: tuple[int, ...] = (32, 64)
     blocks: int = 1
     stem: int = 1  # stride of the first convolution
+    cells: int = 1  # a side, over which the last features are averaged
     steps: int = 1500
     batch_size: int = 64
     rate: float = 3e-3  # of Adam, decaying to zero along a cosine
@@ -105,7 +107,8 @@ def make_model(config: Config, channels: int, classes: int, decay: float, num_ex
     """One model for all splits, so that its programs are compiled once."""
     known = jm.weight_decay(decay, per="mean", num_examples=num_examples) if decay else jm.flat
     prior = jm.Prior.by_path({"*": known, "*/scale": dist.Normal(1.0, 1.0) if decay else jm.flat})
-    network = lambda rngs: ResNet(channels, classes, config.widths, rngs, config.blocks, config.stem)
+    options = {"blocks": config.blocks, "stem": config.stem, "cells": config.cells}
+    network = lambda rngs: ResNet(channels, classes, config.widths, rngs, **options)
     return jm.supervised(network, jm.Categorical(), prior)
 
 

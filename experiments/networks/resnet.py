@@ -128,6 +128,8 @@ class ResNet(nnx.Module):
         blocks: in each stage.
         stem: stride of the first convolution.
         groups: of channels that are normalised together.
+        cells: the last features are averaged over cells x cells parts of the image, each with weights of its own in the
+            head; 1 forgets where they were seen.
         how: one of `CONVOLUTIONS`, which all give the same numbers; None: what suits the device.
     """
 
@@ -141,6 +143,7 @@ class ResNet(nnx.Module):
         stem: int = 1,
         groups: int = 4,
         how: str | None = None,
+        cells: int = 1,
     ):
         how = how or usual_convolution()
         self.stem = Convolution(channels, widths[0], stem, how, rngs)
@@ -152,10 +155,20 @@ class ResNet(nnx.Module):
                 inside = width
         self.blocks = nnx.List(made)
         self.norm = Norm(inside, groups)
-        self.head = nnx.Linear(inside, classes, rngs=rngs)
+        self.cells = cells
+        self.head = nnx.Linear(inside * cells**2, classes, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
-        return self.head(jnp.mean(nnx.relu(self.norm(x)), axis=(1, 2)))
+        return self.head(averages(nnx.relu(self.norm(x)), self.cells))
+
+
+def averages(x: Any, cells: int) -> Any:
+    """Means over cells x cells equal parts of each image, (n, cells^2 channels)."""
+    n, height, width, channels = x.shape
+    if height % cells or width % cells:
+        raise ValueError(f"Expected features that {cells} cells a side share evenly; got {height} x {width} of them.")
+    parts = x.reshape(n, cells, height // cells, cells, width // cells, channels)
+    return jnp.mean(parts, axis=(2, 4)).reshape(n, -1)

@@ -6,7 +6,7 @@ import pytest
 from experiments import image_classification as experiment
 from experiments.image_data import RECORD, read_images
 from experiments.networks import CONVOLUTIONS
-from experiments.networks.resnet import Norm
+from experiments.networks.resnet import Norm, averages
 
 
 @pytest.mark.slow
@@ -143,3 +143,13 @@ def test_a_network_looks_at_one_image_alone():
     model, x = task.model(0.0), jnp.asarray(task.train[0][:3])
     apply = jax.jit(model.apply)
     np.testing.assert_allclose(apply(model.start, x)[:1], apply(model.start, x[:1]), rtol=1e-4, atol=1e-5)
+
+
+def test_cells_remember_where_features_were_seen():
+    """Each cell is a mean over its part, in the order of rows; one cell is the mean of all."""
+    x = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
+    parts = [x[:, i : i + 2, j : j + 3].mean((1, 2)) for i in (0, 2) for j in (0, 3)]
+    np.testing.assert_allclose(averages(x, 2), np.concatenate(parts, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(averages(x, 1), x.mean((1, 2)), rtol=1e-6)
+    with pytest.raises(ValueError, match="share evenly; got 4 x 6"):
+        averages(x, 4)
