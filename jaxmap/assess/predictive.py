@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 
 from jaxmap.assess.emission import Emission
 from jaxmap.data import check_data
-from jaxmap.model import class_probabilities, gaussian_parts, marginal
+from jaxmap.model import class_probabilities, gaussian_parts, marginal, widened
 from jaxmap.trees import float_dtype, has_tracers, precision_scope
 from jaxmap.types import Key
 
@@ -207,7 +207,7 @@ class Predictive:
             if jnp.shape(y) != expected:
                 remedy = "Squeeze y." if jnp.shape(y) == (*expected, 1) else "Give one y per input."
                 raise ValueError(f"Expected y with shape {expected}; got {jnp.shape(y)}. {remedy}")
-            if not bool(jnp.all(self._first().support(y))):
+            if not bool(jnp.all(self._first().support(widened(y)))):
                 raise ValueError("Expected y inside the support of its distribution; got values outside.")
             return y
 

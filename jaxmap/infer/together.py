@@ -11,7 +11,7 @@ from flax import errors
 
 from jaxmap.curvature import examples_at_a_time, map_over_examples
 from jaxmap.data import num_examples
-from jaxmap.model import Model
+from jaxmap.model import Model, widened
 from jaxmap.trees import cast_floats, signature
 from jaxmap.types import Data
 
@@ -135,7 +135,7 @@ class _Pair:
 
     def check_target(self, params: Any) -> None:
         def inside(params: Any, x: Any, y: Any) -> Any:
-            return self.model.observe(params, x).support(y)  # type: ignore[misc]
+            return self.model.observe(params, x).support(widened(y))  # type: ignore[misc]
 
         x, y = self.data
         program = self.model.programs.jitted("inside", inside)

@@ -6,7 +6,7 @@ from jaxmap.model.kinks import ElasticNet, Kink, kink_of, soft_threshold
 from jaxmap.model.rules import Flat, flat
 from jaxmap.model.prior import Prior
 from jaxmap.model.regularizers import elastic_net, l1, weight_decay
-from jaxmap.model.distributions import BernoulliByLogit, CategoricalByLogits
+from jaxmap.model.distributions import BernoulliByLogit, CategoricalByLogits, widened
 from jaxmap.model.likelihoods import (
     Bernoulli,
     Categorical,
@@ -75,4 +75,5 @@ __all__ = [
     "tabular",
     "weight_decay",
     "weighted_sum",
+    "widened",
 ]

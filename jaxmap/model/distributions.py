@@ -32,6 +32,13 @@ def _softplus_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
     return softplus(primals[0]), jax.nn.sigmoid(primals[0]) * tangents[0]
 
 
+def widened(values: Any) -> Any:
+    """Integers of 8 or 16 bits in 32: in jax uint8 takes 256 for 0 when it is compared with it, int8 200 for -56."""
+    values = jnp.asarray(values)
+    few = jnp.issubdtype(values.dtype, jnp.integer) and values.dtype.itemsize < 4
+    return values.astype(jnp.int32) if few else values
+
+
 class CategoricalByLogits(dist.CategoricalLogits):
     """numpyro's Categorical; for few classes its gradient is a fused loop, not a scatter.
 
@@ -44,9 +51,7 @@ class CategoricalByLogits(dist.CategoricalLogits):
         if classes > FEW_CLASSES or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
             return super().log_prob(value)  # which refuses labels that are no integers
         batch = jax.lax.broadcast_shapes(jnp.shape(value), self.batch_shape)
-        y = jnp.asarray(value)
-        y = y if y.dtype.itemsize >= 4 else y.astype(jnp.int32)  # uint8 does not know the number 256
-        shape, y = (*batch, classes), jnp.broadcast_to(y, batch)
+        shape, y = (*batch, classes), jnp.broadcast_to(widened(value), batch)
         chosen = jnp.broadcast_to(y[..., None], shape) == jax.lax.broadcasted_iota(y.dtype, shape, len(batch))
         logits = jnp.broadcast_to(self.logits, shape)
         below = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))

@@ -74,3 +74,17 @@ def test_labels_of_few_bits_are_compared_as_numbers(kind, classes):
     found = jax.jit(lambda y: CategoricalByLogits(logits).log_prob(y))(y)
     np.testing.assert_allclose(found, CategoricalByLogits(logits).log_prob(y.astype(np.int32)), rtol=1e-6)
     assert np.all(np.isfinite(found))
+
+
+def test_labels_of_few_bits_are_fitted_and_scored():
+    x = rng.normal(size=(300, 4)).astype(np.float32)
+    y = rng.integers(0, 128, 300)
+    model = jm.supervised(
+        (lambda key: jnp.zeros((4, 200)), lambda w, x: x @ w), jm.Categorical(), dist.Normal(0.0, 1.0)
+    )
+    key, method = jax.random.key(0), jm.Given(0.1 * rng.normal(size=(4, 200)).astype(np.float32))
+    scores = []
+    for labels in (y, y.astype(np.int8)):
+        point = jm.fit(key, model, (x, labels), method)
+        scores.append((point.info.log_joint, *jm.score(jm.predict(key, model, point, x), labels).values()))
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-6)
