@@ -60,7 +60,7 @@ def run_checks(estimator, chosen, before=lambda: None):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", [BayesRegressor, BayesClassifier])
+@pytest.mark.parametrize("kind", [BayesRegressor, pytest.param(BayesClassifier, marks=pytest.mark.slow)])
 def test_some_checks_of_scikit_learn(kind):
     assert run_checks(kind(()), QUICK.__contains__) >= 7
 
@@ -205,6 +205,7 @@ def test_a_pickle_has_the_model_that_was_fitted():
     assert np.array_equal(copy.deepcopy(ours).predict(X), ours.predict(X))
 
 
+@pytest.mark.slow
 def test_grid_search_and_pipelines():
     search = GridSearchCV(BayesRegressor(random_state=0), {"hidden": [(), (2,)]}, cv=2).fit(X, Y)
     assert search.best_params_["hidden"] == ()

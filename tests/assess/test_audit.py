@@ -67,6 +67,7 @@ def test_the_price_of_a_linear_gaussian_point_is_its_closed_form(n, d):
     )
 
 
+@pytest.mark.slow
 def test_many_examples_and_few_parameters_suffice():
     x, y = rows(400, 2)
     model = line(2)
@@ -92,6 +93,7 @@ def test_few_examples_need_the_gaussian_around_the_point():
     assert of_gaussian.verdict is audit.verdict
 
 
+@pytest.mark.slow
 def test_a_classifier_against_its_posterior_on_a_grid():
     rng = np.random.default_rng(5)
     x = rng.normal(size=(14, 1))
@@ -143,6 +145,7 @@ def two_places(n=12):
     ), (x, y)
 
 
+@pytest.mark.slow
 def test_another_mode_that_predicts_otherwise_needs_full_bayes():
     model, data = two_places()
     point = jm.fit(KEY, model, data, jm.MAP())

@@ -180,6 +180,7 @@ def test_audit(sales, capsys):
     assert kept["numbers"]["examples"] > 0
 
 
+@pytest.mark.slow
 def test_report_shows_what_there_is(sales, capsys):
     assert run("compare", sales, *options("price"), "--methods", "MAP", "--out", "out") == 0
     verdict = json.loads(Path("out/audit.json").read_text())["verdict"]

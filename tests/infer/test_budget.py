@@ -47,7 +47,9 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in ("replicates", "NUTS") else kind for kind in KINDS]
+)
 def test_each_kind_spends_its_budget(key, model, kind):
     found = budgeted(key, problem_of(model), KINDS[kind], BUDGET)
     assert found.posterior.info.num_gradients == found.gradients

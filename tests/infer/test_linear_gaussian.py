@@ -266,15 +266,15 @@ def test_a_log_density_alone_finds_the_same_modes():
 # Markov chains.
 
 
-@pytest.mark.parametrize(
-    "name", ["matrix", *(pytest.param(n, marks=pytest.mark.slow) for n in BY_NAME if n not in ("matrix", "vector"))]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in BY_NAME if n != "vector"])
 def test_nuts_has_the_moments_of_the_posterior(name):
     case = BY_NAME[name]
     _check_nuts(case, Fits(case, case.supervised).fit(jm.NUTS(warmup=300, draws=400)))
 
 
-@pytest.mark.parametrize("start", [None, jm.MAP()], ids=["init", "MAP"])
+@pytest.mark.parametrize(
+    "start", [pytest.param(None, marks=pytest.mark.slow, id="init"), pytest.param(jm.MAP(), id="MAP")]
+)
 def test_nuts_has_the_same_moments_from_any_start(vector, start):
     draws = vector.fit(jm.NUTS(start=start, warmup=300, draws=400))
     _check_nuts(vector.case, draws)
@@ -288,6 +288,7 @@ def test_nuts_has_the_same_moments_in_whitened_coordinates(vector):
     assert whitened.info.diagnostics["gradients_per_draw"] < 8
 
 
+@pytest.mark.slow
 def test_nuts_samples_a_positive_parameter(counts):
     draws = counts(jm.NUTS(warmup=300, draws=400))
     exact = stats.gamma(COUNTS.shape, scale=1 / COUNTS.rate)

@@ -153,6 +153,7 @@ def test_a_gaussian_of_all_scales_needs_a_short_warm_up():
     np.testing.assert_allclose(np.cov(z.T) / unit, covariance / unit, atol=0.2)
 
 
+@pytest.mark.slow
 def test_a_wrong_gaussian_is_given_up():
     """A covariance too large by six decades: the chains could not move in it, and begin without."""
     right = gaussian(np.eye(3))
@@ -201,6 +202,7 @@ def test_any_method_may_be_the_start(start):
     assert found.info.num_gradients > found.info.diagnostics["gradients_per_draw"] * 400
 
 
+@pytest.mark.slow
 def test_a_network_is_sampled_from_its_usual_starts():
     network = (
         lambda key: {"a": jax.random.normal(key, (2, 2)), "b": jnp.ones(2)},

@@ -85,6 +85,7 @@ def ordinal_log_likelihood(params, batch):
     return jnp.select([y == 0, y == 1], [jax.nn.log_sigmoid(low), between], jax.nn.log_sigmoid(-high))
 
 
+@pytest.mark.slow
 def test_ordinal_logit(published):
     case = published["ordinal_logit"]
     model = jm.Model(

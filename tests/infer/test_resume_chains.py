@@ -283,7 +283,10 @@ def life(folder, name, moment="", pause=0.0, delay=None):
 
 @pytest.mark.parametrize(
     ("name", "moments"),
-    [("MCLMC", ("warm-up", "a write of draws")), ("SGHMC", ("drawing", "between draws and entry"))],
+    [
+        ("MCLMC", ("warm-up", "a write of draws")),
+        pytest.param("SGHMC", ("drawing", "between draws and entry"), marks=pytest.mark.slow),
+    ],
 )
 def test_killed_it_ends_with_the_same_draws(name, moments, tmp_path):
     begun = [life(tmp_path, name, moment) for moment in moments]

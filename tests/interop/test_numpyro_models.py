@@ -305,6 +305,7 @@ def test_deterministic_sites_are_derived():
     assert jm.from_numpyro(hierarchical, GROUP, y=Y)[0].derived is None
 
 
+@pytest.mark.slow
 def test_nuts_on_eight_schools(key):
     model, data = jm.from_numpyro(eight_schools, 8, ERRORS, EFFECTS)
     posterior = jm.fit(key, model, data, jm.NUTS(chains=4, warmup=300, draws=300))

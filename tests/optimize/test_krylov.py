@@ -114,6 +114,7 @@ def test_sixteen_hundred_parameters_are_certified_at_their_mode_and_not_a_tenth_
     assert at(0.1).status is not Status.CONVERGED
 
 
+@pytest.mark.slow
 def test_a_logistic_regression_of_sixteen_hundred_parameters_is_climbed_and_certified():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 1600)) / 40

@@ -62,7 +62,9 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "NUTS" else name for name in METHODS]
+)
 def test_nothing_is_traced_again_for_new_data_a_new_key_or_more_steps(name):
     method, longer = METHODS[name]
     model, traces = counted_model()
