@@ -275,6 +275,7 @@ REFUSED = {
     "Adam, clipped": optax.chain(optax.clip_by_global_norm(10.0), optax.adam(1e-2)),
     "Adam, each entry clipped": optax.chain(optax.clip(10.0), optax.adam(1e-2)),
     "SGD, clipped": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1e-2)),
+    "SGD, clipped far out": optax.chain(optax.clip_by_global_norm(1000.0), optax.sgd(1e-2, momentum=0.9)),
 }
 
 
